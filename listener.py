@@ -1,0 +1,1805 @@
+#!/usr/bin/env python3
+"""Take a Docker registry's notifications, lose none, and say what is being pulled.
+
+What comes in: the registry POSTs envelopes, JSON objects whose "events" array holds one object per
+push, pull, mount or delete. With --syslog-port, the registry's own log lines come as well, as syslog
+datagrams. What goes out: log.log (every event, a JSON line each), registry.log (the registry's log
+lines), and on the console a line per push and two per pull: when it starts and how it ended.
+
+The parts stand in the order in which data flows, and each knows nothing of the others' insides:
+
+  receive      Handler, Server   HTTP in, status out. A worker thread per connection.
+               read_syslog       a datagram in, a line of text out.
+  keep         LogFile           whole lines in one file, through rotation and full disks.
+               EventLog          each event once, durable before the sender hears 200.
+  understand   event_fact, line_fact
+                                 an event or a log line in, what it says of one request out: a Fact.
+               Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
+                                 clock: `tick(now)` tells it the time.
+  show         functions         events and Pulls in, text for people or JSON for programs out.
+               Console           the one thread that feeds the live Tracker and writes to the terminal.
+  command line serve, pulls      join the parts: `serve` lives on the network, `pulls` replays files.
+
+`serve` and `pulls` use the same Tracker, so a pull gets the same verdict live and from the files.
+
+Why two inputs: an event says which image and how big, at the start of a pull, but looks the same
+whether a layer's bytes arrived or the user pressed Ctrl-C. The registry's log says of each request
+how many bytes were written. Joined by the request's id they answer the question.
+
+Needs Python 3.9 or later on a POSIX system, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import errno
+import fcntl
+import functools
+import gzip
+import hashlib
+import heapq
+import hmac
+import json
+import os
+import queue
+import re
+import select
+import signal
+import socket
+import socketserver
+import ssl
+import stat
+import sys
+import threading
+import time
+from datetime import datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, TextIO,
+                    Tuple)
+
+# ---------------------------------------------------------------------------------------- receive
+
+MAX_BODY = 8 << 20  # bytes
+LARGE_BODY = 1 << 20  # bytes; of bodies above it only a few are in memory at one time
+REQUEST_SECONDS = 10  # a request that is not there whole by then is dropped
+MAX_CONNECTIONS = 1000
+SPARE_WORKERS = 64
+MAX_DATAGRAM = 16 << 10  # bytes; Docker itself splits log lines at this length
+
+
+def parse_envelope(body: bytes) -> List[dict]:
+    """The events of an envelope, as the registry sent them.
+
+    Raises ValueError, with a message for the sender, unless BODY is a UTF-8 JSON object with an
+    "events" array of objects. https://distribution.github.io/distribution/about/notifications/
+    """
+    try:
+        envelope = _decode(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the body is not UTF-8: byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("the body is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"the body is not JSON: {error}") from None
+    events = envelope.get("events") if isinstance(envelope, dict) else None
+    if not isinstance(events, list):
+        raise ValueError('the body has no "events" array')
+    for number, event in enumerate(events):
+        if not isinstance(event, dict):
+            raise ValueError(f"event {number} of the body is not an object")
+    return events
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection: requests in, statuses out. What is kept, and how, is the server's `receive`."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "listener", ""
+    wbufsize = -1  # a status, its headers and its body leave in one packet
+    disable_nagle_algorithm = True
+
+    def handle_one_request(self) -> None:
+        self.server.extend(self.connection)
+        super().handle_one_request()
+
+    def handle_expect_100(self) -> bool:
+        return True  # the method says "continue" when it has found nothing to refuse
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if self.request_version == "HTTP/0.9" or self.headers.defects:
+            self.send_error(400, "not an HTTP/1.1 request")
+            return False
+        if not hasattr(self, "do_" + self.command):
+            self.do_PUT()
+            return False
+        return True
+
+    def do_POST(self) -> None:
+        refusal = self._refusal()
+        if refusal:
+            return self.send_error(*refusal)
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(HTTPStatus.CONTINUE)
+            self.end_headers()
+            self.wfile.flush()
+        length = int(self.headers["Content-Length"])
+        with self.server.large_bodies if length > LARGE_BODY else contextlib.nullcontext():
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return self.send_error(400, f"the body ends after {len(body)} of {length} bytes")
+            with self.server.answering(self.connection):
+                try:
+                    self.server.receive(parse_envelope(body))
+                except ValueError as error:
+                    self.send_error(400, str(error))
+                except OSError as error:
+                    self.answer(503, f"{error}; send it again\n")
+                else:
+                    self.answer(200)
+
+    def _refusal(self) -> Optional[Tuple[int, str]]:
+        """The status and the reason for which this request's body is not even read."""
+        headers = self.headers
+        lengths = headers.get_all("Content-Length", [])
+        encoding = headers.get("Transfer-Encoding")
+        if len(lengths) > 1 or lengths and encoding:
+            return 400, "the length of the body is given twice"
+        if encoding:
+            return 501, f"Transfer-Encoding {encoding} is not taken: send a Content-Length"
+        if not lengths:
+            return 411, "no Content-Length"
+        if not (lengths[0].isascii() and lengths[0].isdigit()):
+            return 400, f"Content-Length {lengths[0]} is not a number"
+        if len(lengths[0]) > 18 or int(lengths[0]) > MAX_BODY:
+            return 413, f"a body of {lengths[0]} bytes is over {MAX_BODY}"
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            return 415, f"Content-Encoding {headers['Content-Encoding']} is not taken: send it plain"
+        if not self.server.admits(headers.get("Authorization", "")):
+            return 401, ("no or wrong token: the endpoint in the registry's config needs "
+                         "headers: {Authorization: [Bearer TOKEN]}")
+        return None
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] != "/healthz":
+            return self.send_error(404, "nothing is here: POST notifications, or GET /healthz")
+        status, health = self.server.health()
+        self.answer(status, json.dumps(health) + "\n", "application/json")
+
+    do_HEAD = do_GET
+
+    def do_PUT(self) -> None:
+        self.send_error(405, f"{self.command} is not taken: POST notifications")
+
+    do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_PUT
+
+    def send_error(self, code: int, message: Optional[str] = None,
+                   explain: Optional[str] = None) -> None:
+        """Refuse a request in one line, and close: where its body ends is not known any more.
+
+        The standard library's parser calls this too; what it blames on the server (505, for a
+        version of HTTP that does not exist) is the client's doing here.
+        """
+        code = 400 if code == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED else code
+        message = message or HTTPStatus(code).phrase
+        self.server.refused(code, self.client_address[0], message)
+        self.close_connection = True
+        self.request_version = "HTTP/1.1"  # after a request line that could not be read
+        self.answer(code, message + "\n")
+        # A close with unread bytes resets the connection, and the client would not see the answer.
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_WR)
+            self.server.extend(self.connection, 2)
+            while self.connection.recv(1 << 16):
+                pass
+
+    def answer(self, status: int, text: str = "", content_type: str = "text/plain") -> None:
+        body = text.encode("utf-8", "backslashreplace")
+        self.send_response(status)
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if status == 405:
+            self.send_header("Allow", "GET, HEAD, POST")
+        if body:
+            self.send_header("Content-Type", content_type + "; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if getattr(self, "command", None) != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: what is worth a line is told to the server, which knows the console."""
+
+
+class Server(HTTPServer):
+    """Worker threads that wait in accept, so that a connection costs no thread of its own.
+
+    There is always one more worker than there are connections, up to MAX_CONNECTIONS; then the
+    connection that has taken longest gives way. `drop_late`, called about once a second, ends the
+    connections that had their REQUEST_SECONDS: reads need no timeouts of their own then.
+    """
+
+    request_queue_size = 1024
+
+    def __init__(self, host: str, port: int, receive: Callable[[List[dict]], None],
+                 health: Callable[[], Tuple[int, dict]], refused: Callable[[int, str, str], None],
+                 token: Optional[bytes] = None, tls: Optional[ssl.SSLContext] = None) -> None:
+        """Listen on HOST:PORT; raises OSError where that cannot be.
+
+        RECEIVE is handed each envelope's events, and returns when they are safe; a ValueError of it
+        is answered with 400, an OSError with 503. REFUSED is told status, client and reason.
+        """
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.receive, self.health, self.refused = receive, health, refused
+        self.token, self.tls = token, tls
+        self.large_bodies = threading.BoundedSemaphore(8)
+        self._lock = threading.Lock()
+        self._deadlines: Dict[socket.socket, float] = {}
+        self._answering: Set[socket.socket] = set()
+        self._waiting = 0
+        self._stopping = False
+        super().__init__((host, port), Handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: that one looks the host's name up, which can take many seconds.
+        socketserver.TCPServer.server_bind(self)
+
+    def start(self) -> None:
+        threading.stack_size(8 << 20)  # deep JSON would overrun the 1 MiB that musl gives a thread
+        with self._lock:
+            self._add_worker()
+
+    def _add_worker(self) -> None:
+        self._waiting += 1
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        staying = True
+        while staying:
+            try:
+                connection, address = self.socket.accept()
+            except OSError:  # the client is gone already, or there are no file descriptors left
+                if self._stopping:
+                    return
+                time.sleep(0.05)
+                continue
+            with self._lock:
+                self._waiting -= 1
+                if not self._waiting:
+                    self._make_room()
+            try:
+                self._serve(connection, address)
+            finally:
+                with self._lock:
+                    staying = self._waiting < SPARE_WORKERS
+                    self._waiting += staying
+
+    def _make_room(self) -> None:
+        try:
+            if len(self._deadlines) < MAX_CONNECTIONS:
+                return self._add_worker()
+        except RuntimeError:  # no more threads here
+            self._waiting -= 1
+        if self._deadlines:
+            self._abort(min(list(self._deadlines.items()), key=lambda item: item[1])[0])
+
+    def _serve(self, connection: socket.socket, address: Tuple) -> None:
+        try:
+            if self.tls:
+                connection = self.tls.wrap_socket(connection, server_side=True,
+                                                  do_handshake_on_connect=False)
+            self.extend(connection)
+            if self.tls:
+                connection.do_handshake()
+            self.finish_request(connection, address)
+        except ssl.SSLError as error:
+            self.refused(0, address[0], f"no TLS: {error.reason or error}; is its url https:// and "
+                         "the certificate one that it trusts?")
+        except (OSError, ValueError):
+            pass  # the client is gone, or was dropped
+        finally:
+            with self._lock:
+                self._deadlines.pop(connection, None)
+            self.shutdown_request(connection)
+
+    def extend(self, connection: socket.socket, seconds: float = REQUEST_SECONDS) -> None:
+        """Give CONNECTION so many seconds from now."""
+        self._deadlines[connection] = time.monotonic() + seconds
+
+    def drop_late(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for connection in [c for c, at in list(self._deadlines.items()) if at <= now]:
+                self._abort(connection)
+
+    def _abort(self, connection: socket.socket) -> None:
+        """Make the worker that reads from CONNECTION find its end. Called under the lock."""
+        self._deadlines.pop(connection, None)
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def answering(self, connection: socket.socket) -> Iterator[None]:
+        """While inside, `stop` waits."""
+        self._answering.add(connection)
+        try:
+            yield
+        finally:
+            self._answering.discard(connection)
+
+    def admits(self, authorization: str) -> bool:
+        if self.token is None:
+            return True
+        scheme, _, rest = authorization.partition(" ")
+        given = rest.strip() if scheme.lower() == "bearer" else authorization
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.token)
+
+    def stop(self, seconds: float) -> None:
+        """Accept nothing more, and wait up to SECONDS for what is being written and answered."""
+        self._stopping = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the workers in accept
+        until = time.monotonic() + seconds
+        while self._answering and time.monotonic() < until:
+            time.sleep(0.005)
+
+
+# RFC 5424: <27>1 TIMESTAMP HOST APP PROCID MSGID STRUCTURED-DATA MESSAGE
+# RFC 3164: <27>Mmm dd hh:mm:ss [HOST] TAG[PID]: MESSAGE, of which senders leave out what they like
+_SYSLOG_HEADER = re.compile(
+    r"<\d{1,3}>(?:1 (?:\S+ ){5}(?:-|(?:\[(?:[^\]\\]|\\.)*\])+)(?: \ufeff?|$)"
+    r"|(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d )?(?:[^\s:=]+ )?[^\s:=]+: )")
+
+
+def read_syslog(datagram: bytes, truncated: bool = False) -> str:
+    """The message of a syslog DATAGRAM (RFC 3164 or 5424), as one line of harmless text."""
+    text = datagram.decode("utf-8", "backslashreplace").rstrip("\r\n\0")
+    header = _SYSLOG_HEADER.match(text)
+    line = plain(text[header.end():] if header else text)
+    return f"{line} [listener: cut after {len(datagram)} bytes]" if truncated else line
+
+
+# ------------------------------------------------------------------------------------------- keep
+
+REMEMBERED_EVENTS = 100_000
+REMEMBERED_BYTES = 64 << 20
+
+
+class LogFile:
+    """A file of whole lines that one process appends to.
+
+    A line that was not written whole is cut off again, at once or at the next start. A file that
+    was renamed or removed (logrotate) is made anew before the next write.
+    """
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        """Open or make PATH, with its folders; raises OSError, BlockingIOError if it is in use."""
+        self.path, self._warn = path, warn
+        self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
+        self._file = self._open()
+
+    def _open(self) -> int:
+        folder = os.path.dirname(os.path.abspath(self.path))
+        os.makedirs(folder, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._cut_torn_line(file)
+            for name in (folder, os.path.dirname(folder)):
+                self._sync_folder(name)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+    def _cut_torn_line(self, file: int) -> None:
+        size = end = os.fstat(file).st_size
+        while end:
+            start = max(0, end - (1 << 16))
+            newline = os.pread(file, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(file, end)
+            os.fsync(file)
+            self._warn(f"{self.path}: cut off the last {size - end} bytes, a line that was never "
+                       "finished nor acknowledged")
+
+    @staticmethod
+    def _sync_folder(folder: str) -> None:
+        """Make the name of a new file outlive a power cut, where the file system can."""
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def append(self, data: bytes, sync: bool) -> None:
+        """Write DATA, which ends with a newline, and with SYNC return when it is on the disk.
+
+        Raises OSError, and then nothing of DATA is in the file.
+        """
+        while True:
+            if self._moved():
+                file = self._open()
+                self._cut_back(suppress=True)
+                os.close(self._file)
+                self._file, self._cut_at = file, None
+            self._cut_back()
+            start = os.fstat(self._file).st_size
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self._file, rest):]
+                if sync:
+                    # After a failed fsync the kernel may call the pages clean: cut back and written
+                    # again, as below, they are new ones, so a later success can be believed.
+                    os.fsync(self._file)
+            except OSError:
+                self._cut_at = start
+                self._cut_back(suppress=True)
+                raise
+            if os.fstat(self._file).st_nlink or not self._moved():
+                return  # else it was removed meanwhile, and what was written went with it
+
+    def _moved(self) -> bool:
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except FileNotFoundError:
+            return True
+
+    def _cut_back(self, suppress: bool = False) -> None:
+        if self._cut_at is not None:
+            with contextlib.suppress(OSError) if suppress else contextlib.nullcontext():
+                os.ftruncate(self._file, self._cut_at)
+                self._cut_at = None
+
+    def sync(self) -> None:
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Batch:
+    """Events that reach the disk with one fsync: entries of [id or None, line, whether new]."""
+
+    def __init__(self) -> None:
+        self.entries: List[list] = []
+        self.done = False
+        self.error: Optional[OSError] = None
+
+
+class EventLog:
+    """Every event once, on the disk before `append` returns.
+
+    Group commit: of the threads that wait to append, the first to find nobody writing writes and
+    fsyncs what all of them brought; while it does, the next batch collects.
+    """
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
+        self._file = LogFile(path, warn)
+        self._collecting, self._writing = threading.Lock(), threading.Lock()
+        self._batch = Batch()
+        self._ids: Set[bytes] = set()
+        self._order: collections.deque = collections.deque()
+        self.error: Optional[OSError] = None
+        self.written = self.duplicates = 0
+        for line in tail(path, REMEMBERED_BYTES):
+            with contextlib.suppress(ValueError, RecursionError):
+                self._remember(self._id(json.loads(line)))
+
+    @staticmethod
+    def _id(event: Any) -> Optional[bytes]:
+        """What the event's id is remembered as: a digest, as an id may be long."""
+        name = event.get("id") if isinstance(event, dict) else None
+        if not isinstance(name, str) or not name:
+            return None
+        return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def _remember(self, name: Optional[bytes]) -> None:
+        if name and name not in self._ids:
+            self._ids.add(name)
+            self._order.append(name)
+            if len(self._order) > REMEMBERED_EVENTS:
+                self._ids.discard(self._order.popleft())
+
+    def append(self, events: List[dict]) -> List[dict]:
+        """Keep EVENTS, and return those that were not in the log already.
+
+        Raises ValueError for an event that JSON cannot express, and OSError when the disk refuses;
+        then none of EVENTS is in the log, and the same call may be made again.
+        """
+        entries = [[self._id(event), encode_event(event), False] for event in events]
+        with self._collecting:
+            batch = self._batch
+            batch.entries += entries
+        with self._writing:
+            if not batch.done:
+                with self._collecting:
+                    self._batch = Batch()
+                self._write(batch)
+        if batch.error:
+            raise batch.error
+        return [event for event, entry in zip(events, entries) if entry[2]]
+
+    def _write(self, batch: Batch) -> None:
+        fresh: Set[bytes] = set()
+        for entry in batch.entries:
+            name = entry[0]
+            if name is None or name not in self._ids and name not in fresh:
+                entry[2] = True
+                if name:
+                    fresh.add(name)
+        data = b"".join(entry[1] for entry in batch.entries if entry[2])
+        try:
+            if data:
+                self._file.append(data, sync=True)
+                self.error = None
+        except OSError as error:
+            self.error = batch.error = OSError(
+                f"cannot write {self._file.path}: {reason(error)}")
+        else:
+            new = sum(entry[2] for entry in batch.entries)
+            self.written += new
+            self.duplicates += len(batch.entries) - new
+            for entry in batch.entries:
+                self._remember(entry[0])
+        batch.done = True
+
+    def close(self) -> None:
+        """Wait for the batch that is being written; what comes later fails with OSError."""
+        with self._writing:
+            self._file.close()
+
+
+def encode_event(event: dict) -> bytes:
+    """The line of the log for EVENT: compact JSON, UTF-8, a newline at its end.
+
+    A lone surrogate, which UTF-8 cannot carry, stays the escape that it came as.
+    """
+    try:
+        return _encode(event).encode("utf-8", "backslashreplace") + b"\n"
+    except RecursionError:
+        raise ValueError("an event is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"an event cannot be written as JSON: {error}") from None
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def tail(path: str, size: int) -> Iterator[bytes]:
+    """The whole lines in the last SIZE bytes of a file; none where there is no file."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - size)
+        file.seek(start)
+        if start:
+            file.readline()
+        for line in file:
+            yield line
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, without Python's decoration: `no space left on device`."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+# ------------------------------------------------------------------------------------- understand
+
+QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
+MAX_TEXT = 1000  # characters of a name that are remembered
+INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
+               "application/vnd.oci.image.index.v1+json"}
+MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
+                  "application/vnd.oci.image.manifest.v1+json"}
+IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
+                      "application/vnd.oci.image.config.v1+json"}
+
+
+class Fact(NamedTuple):
+    """What one event, or one line of the registry's log, says of one request to the registry."""
+
+    kind: str  # "manifest", "blob", or "start": the registry itself started
+    time: float  # seconds since 1970
+    stamp: str = ""  # the same as it was written, RFC 3339
+    request: str = ""  # its id, the same in events and in log lines
+    method: str = ""
+    repository: str = ""
+    digest: str = ""
+    tag: Optional[str] = None
+    size: Optional[int] = None  # bytes, of the blob
+    media_type: str = ""
+    references: Tuple[Tuple[str, int, str], ...] = ()  # of a manifest: digest, bytes, media type
+    client: str = ""  # host, without the port
+    agent: str = ""
+    user: Optional[str] = None
+    event: bool = False  # told by an event: its user is known, even when that is None
+    ended: bool = False  # the registry has answered
+    began: Optional[float] = None  # seconds since 1970
+    status: Optional[int] = None
+    written: Optional[int] = None  # bytes of the answer that went into the socket
+
+
+@functools.lru_cache(maxsize=1024)
+def _minute(stamp: str, zone: str) -> float:
+    return datetime.fromisoformat(stamp + ":00" + zone.replace("Z", "+00:00")).timestamp()
+
+
+def seconds(stamp: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time, of any number of decimals; ValueError if it is none.
+
+    datetime.fromisoformat reads neither "Z" nor nine decimals before Python 3.11.
+    """
+    zone = "Z" if stamp.endswith("Z") else stamp[-6:]
+    at = _minute(stamp[:16], zone) + float(stamp[17:-len(zone)])
+    if not 0 <= at < 1e11:
+        raise ValueError(f"{stamp} is no time that a registry lives in")
+    return at
+
+
+def member(value: Any, *names: str) -> str:
+    """The string at these NAMES inside nested objects, or "" where there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value[:MAX_TEXT] if isinstance(value, str) else ""
+
+
+def amount(value: Any) -> Optional[int]:
+    """A number of bytes, or None where VALUE is none."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def host(address: str) -> str:
+    """The host of HOST:PORT, [HOST]:PORT or HOST."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.rpartition(":")[0] if address.count(":") == 1 else address
+
+
+def event_references(event: dict) -> Tuple[Tuple[str, int, str], ...]:
+    """Digest, size and media type of what a manifest's event says that the manifest refers to."""
+    target = event.get("target")
+    references = target.get("references") if isinstance(target, dict) else None
+    return tuple(
+        (member(item, "digest"), amount(item.get("size")) or 0, member(item, "mediaType"))
+        for item in (references if isinstance(references, list) else ())
+        if isinstance(item, dict) and member(item, "digest"))
+
+
+def is_blob(event: dict) -> bool:
+    url = member(event, "target", "url")
+    if "/manifests/" in url:
+        return False
+    return "/blobs/" in url or member(event, "target", "mediaType") == "application/octet-stream"
+
+
+def event_fact(event: dict) -> Optional[Fact]:
+    """What an event says of a pull; None for a push and all else that is no part of a pull.
+
+    A client that pushes asks with HEAD whether blobs are there: that is no download either.
+    """
+    if event.get("action") != "pull":
+        return None
+    blob, method = is_blob(event), member(event, "request", "method") or "GET"
+    if method not in ("GET", "HEAD") or blob and method == "HEAD":
+        return None
+    stamp = member(event, "timestamp")
+    try:
+        at = seconds(stamp)
+    except ValueError:
+        return None
+    target = event.get("target")
+    return Fact(
+        "blob" if blob else "manifest", at, stamp,
+        member(event, "request", "id") or member(event, "id"), method,
+        member(event, "target", "repository"), member(event, "target", "digest"),
+        member(event, "target", "tag") or None,
+        amount(target.get("size")) if isinstance(target, dict) else None,
+        member(event, "target", "mediaType"), () if blob else event_references(event),
+        host(member(event, "request", "addr")), member(event, "request", "useragent"),
+        member(event, "actor", "name") or None, True, True)
+
+
+_LOGFMT = re.compile(r'([^ =]+)=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
+_BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
+_DURATION = re.compile(r"([\d.]+)(h|ms|m|s|µs|us|ns)")
+_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+
+
+def line_fact(line: str) -> Optional[Fact]:
+    """What a line of the registry's log says of a blob's download, or of the registry's start.
+
+    LINE is logrus text or JSON, with anything in front of it (compose, syslog). Returns None for
+    lines that say neither; raises ValueError for one that should but cannot be read.
+    """
+    if "/blobs/" not in line or "GET" not in line:
+        if "listening on" not in line:
+            return None
+    elif "response completed" not in line and "authorized request" not in line:
+        return None
+    text, brace = line.find("time="), line.find("{")
+    try:
+        if brace >= 0 and not 0 <= text < brace:
+            return _fields_fact(json.loads(line[brace:]))
+        return _fields_fact(dict(_LOGFMT.findall(line, max(text, 0))))
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"a line of the registry's log: {error!r}") from None
+
+
+def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
+    message, stamp = _text(fields, "msg"), _text(fields, "time")
+    if message.startswith("listening on"):
+        return Fact("start", seconds(stamp), stamp)
+    ended = message.startswith("response completed")
+    if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
+        return None
+    blob = _BLOB_URI.search(_text(fields, "http.request.uri"))
+    if not blob:
+        return None
+    at = seconds(stamp)
+    request = _text(fields, "http.request.id")
+    if not request:
+        raise ValueError("no http.request.id")
+    began, status, written = at, None, None
+    if ended:
+        duration = fields.get("http.response.duration", "")
+        began = at - (duration / 1e9 if isinstance(duration, (int, float)) else sum(
+            float(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration)))
+        status = int(fields["http.response.status"])
+        written = max(0, int(fields.get("http.response.written", 0)))
+    return Fact(
+        "blob", at, stamp, request, "GET", blob[1][:MAX_TEXT], blob[2][:MAX_TEXT],
+        client=host(_text(fields, "http.request.remoteaddr")),
+        agent=_text(fields, "http.request.useragent"),
+        user=_text(fields, "auth.user.name") or None,
+        ended=ended, began=began, status=status, written=written)
+
+
+def _text(fields: Dict[str, Any], name: str) -> str:
+    """A field of a log line as text: logrus quotes text values as Go quotes strings."""
+    value = str(fields.get(name, ""))
+    if value.startswith('"'):
+        value = value[1:-1]
+        if "\\" in value:
+            value = _unquote(value)
+    return value[:MAX_TEXT]
+
+
+_ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)')
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+
+@functools.lru_cache(maxsize=256)
+def _unquote(text: str) -> str:
+    def character(match: Any) -> str:
+        escape = match[1]
+        if len(escape) == 1:
+            return _ESCAPES.get(escape, escape)
+        return chr(int(escape[1:], 16)) if int(escape[1:], 16) < 0x110000 else match[0]
+    return _ESCAPE.sub(character, text)
+
+
+class Request:
+    """A client's GET of one blob: what its event and its log lines have told so far."""
+
+    __slots__ = ("id", "digest", "size", "user", "user_known", "began", "ended", "lost", "status",
+                 "written", "pull")
+
+    def __init__(self, fact: Fact) -> None:
+        self.id, self.digest = fact.request, fact.digest
+        self.size: Optional[int] = None
+        self.user: Optional[str] = None
+        self.user_known = False
+        self.began: Optional[float] = None
+        self.ended: Optional[float] = None
+        self.lost = False  # ended with the registry that served it, nobody knows after how much
+        self.status: Optional[int] = None
+        self.written: Optional[int] = None
+        self.pull: Optional[Pull] = None
+
+    def learn(self, fact: Fact) -> None:
+        if fact.event or fact.user:
+            self.user, self.user_known = fact.user, True
+        if fact.size is not None:
+            self.size = fact.size
+        if fact.began is not None:
+            self.began = fact.began if self.began is None else min(self.began, fact.began)
+        if fact.ended:
+            self.ended, self.lost = fact.time, False
+        if fact.status is not None:
+            self.status, self.written = fact.status, fact.written
+
+
+class Blob(NamedTuple):
+    """How far a blob has come in a pull."""
+
+    state: str  # "whole", "open", "cut", or "unknown": nothing tells how much was sent
+    sent: Optional[int]  # bytes, None where nobody can know
+    size: Optional[int]
+
+
+class Pull:
+    """One client's download of one image, or its question whether there is a newer one."""
+
+    def __init__(self, fact: Fact) -> None:
+        self.client, self.agent, self.user = fact.client, fact.agent, fact.user
+        self.repository = fact.repository
+        self.started, self.stamp = fact.time, fact.stamp
+        self.ended_time, self.ended_stamp = fact.time, fact.stamp
+        self.tag: Optional[str] = None
+        self.asked = ""  # the digest that was asked for first, where no tag was
+        self.digest: Optional[str] = None  # of the image's manifest
+        self.index: Optional[str] = None  # digest of the multi-arch index that led to it
+        self.children: Set[str] = set()  # digests of the index's manifests
+        self.blobs: Optional[Dict[str, int]] = None  # config and layers: bytes by digest
+        self.config: Optional[str] = None
+        self.config_media_type = ""
+        self.requests: Dict[str, Request] = {}
+        self.manifests: List[Fact] = []  # the requests for manifests, in the order of their time
+        self.heard = self.last = 0.0  # first and last sign of life, on the Tracker's clock
+        self.announced = False
+        self.said = "running"  # the verdict that was last told
+
+    # -- manifests
+
+    def takes(self, fact: Fact) -> bool:
+        """Whether a request for a manifest goes on with this pull, rather than begin another.
+
+        It goes on from an index to a manifest of it, or from a question (HEAD, or by tag) to the
+        answer (GET, or by digest); asking the same again is another pull.
+        """
+        if fact.time - self.manifests[-1].time > QUIET_SECONDS or fact.tag and (
+                fact.method == "HEAD" or fact.tag != self.tag):
+            return False
+        if fact.digest not in (self.index, self.digest) and (
+                self.digest or fact.digest not in self.children):
+            return False
+        return not any(fact.digest == earlier.digest and fact.method == earlier.method
+                       and (fact.tag or not earlier.tag) for earlier in self.manifests)
+
+    def add_manifest(self, fact: Fact) -> None:
+        """FACT is the latest request for a manifest in this pull."""
+        if not self.manifests:
+            self.started, self.stamp, self.asked = fact.time, fact.stamp, fact.digest
+        self.manifests.append(fact)
+        self.tag = fact.tag or self.tag
+        self.end(fact.time, fact.stamp)
+        if fact.media_type in INDEX_TYPES:
+            self.index = fact.digest
+            self.children = {digest for digest, _, _ in fact.references}
+            return
+        self.digest = fact.digest
+        if fact.media_type in MANIFEST_TYPES and fact.references:
+            # Config first, then the layers: in both formats and in all versions of the registry.
+            self.config, _, self.config_media_type = fact.references[0]
+            self.blobs = {digest: size for digest, size, _ in fact.references}
+
+    def reset(self) -> None:
+        """Know of no manifest any more."""
+        self.manifests, self.children = [], set()
+        self.tag = self.digest = self.index = self.blobs = self.config = None
+        self.asked = self.config_media_type = ""
+
+    @property
+    def parts(self) -> int:
+        """How many things it holds on to, its requests for blobs aside."""
+        return len(self.manifests) + len(self.children) + len(self.blobs or ())
+
+    @property
+    def empty(self) -> bool:
+        return not self.manifests and not self.requests
+
+    def end(self, at: float, stamp: str) -> None:
+        if at >= self.ended_time:
+            self.ended_time, self.ended_stamp = at, stamp
+
+    # -- blobs
+
+    def wants(self, digest: str) -> bool:
+        """Whether the image has this blob; where its manifest is not known, any could be of it."""
+        return digest in self.blobs if self.blobs is not None else True
+
+    def of(self, digest: str) -> List[Request]:
+        return [request for request in self.requests.values() if request.digest == digest]
+
+    def blob(self, digest: str, requests: List[Request], now: float) -> Blob:
+        """What became of the blob by these REQUESTS.
+
+        Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
+        """
+        size = self.blobs.get(digest) if self.blobs is not None else None
+        whole = parts = 0
+        states = set()
+        for request in requests:
+            size = request.size if size is None else size
+            if request.ended is None and not request.lost and self._alive(request, now):
+                states.add("open")
+            elif request.lost or request.ended is None:
+                states.add("lost")
+            elif request.status is None or 300 <= request.status < 400:
+                states.add("unknown")  # 307: the storage sends the bytes
+            elif request.status == 206:
+                parts += request.written or 0
+            elif request.status < 300:
+                whole = max(whole, request.written or 0)
+        sent = whole + parts if size is None else min(whole + parts, size)
+        if size is not None and sent == size:
+            return Blob("whole", sent, size)
+        if "open" in states:
+            return Blob("open", None, size)
+        if "unknown" in states or size is None or "lost" in states and parts:
+            # A Range request that follows a lost one may have brought all that was missing.
+            return Blob("unknown", None, size)
+        return Blob("cut", None if "lost" in states else sent, size)
+
+    def _alive(self, request: Request, now: float) -> bool:
+        """Whether a request that never ended may be under way still: not at under 64 KiB/s."""
+        size = (self.blobs or {}).get(request.digest) or 0
+        return now - (request.began or now) < 600 + size / (64 << 10)
+
+    def asked_blobs(self, now: float) -> Dict[str, Blob]:
+        requests: Dict[str, List[Request]] = {}
+        for request in self.requests.values():
+            requests.setdefault(request.digest, []).append(request)
+        return {digest: self.blob(digest, of, now) for digest, of in requests.items()}
+
+    # -- what it comes to
+
+    @property
+    def image(self) -> str:
+        if self.tag:
+            return f"{self.repository}:{self.tag}"
+        return f"{self.repository}@{self.asked}" if self.asked else self.repository
+
+    @property
+    def size(self) -> Optional[int]:
+        return None if self.blobs is None else sum(self.blobs.values())
+
+    @property
+    def layers(self) -> Optional[int]:
+        return None if self.blobs is None else len(self.blobs) - 1
+
+    def sent(self, now: float) -> Optional[int]:
+        amounts = [blob.sent for blob in self.asked_blobs(now).values()]
+        return None if None in amounts else sum(amounts)
+
+    def verdict(self, now: float) -> str:
+        """running, complete, up to date, interrupted or unknown.
+
+        Whatever is not sure is `unknown`; whatever may yet go on is `running`.
+        """
+        blobs = self.asked_blobs(now)
+        states = {blob.state for blob in blobs.values()}
+        if "open" in states:
+            return "running"
+        # Every image has a config of its own that its client needs; an artifact's may be nothing.
+        no_config = (self.config is not None and self.config not in blobs
+                     and self.config_media_type in IMAGE_CONFIG_TYPES)
+        if states == {"whole"} and not no_config:
+            return "complete"
+        if now - self.last < QUIET_SECONDS:
+            return "running"
+        if "cut" in states:
+            return "interrupted"
+        if "unknown" in states:
+            return "unknown"
+        return "interrupted" if states else "up to date"
+
+
+class Change(NamedTuple):
+    """What the Tracker has to tell: a pull "started", "ended", "resumed", or is "forgotten"."""
+
+    what: str
+    pull: Pull
+
+
+class Tracker:
+    """Which pulls begin, go on and end, from Facts in whatever order they come.
+
+    A request for a manifest begins a pull, or goes on with one of the same client, user, agent and
+    repository. A request for a blob goes to the newest such pull that has use for it. One that only
+    the log has told of may have no user yet: it is given to a pull for the time being, and moves
+    when its event names another user, or when a pull comes to light that suits it better.
+    """
+
+    MAX_PULLS = 5000
+    MAX_PARTS = 200_000  # requests, and blobs of manifests
+    FORGET_COMPLETE, FORGET_REST = 60, 3600  # seconds without a sign of life
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._next_sweep = self._next_review = 0.0
+        self._pulls: Dict[Tuple[str, str, str], List[Pull]] = {}  # by client, agent, repository
+        self._unsettled: Set[Pull] = set()
+        self._requests: Dict[str, Optional[Request]] = {}  # None: one for a manifest
+        self._count = self._parts = 0
+
+    def __iter__(self) -> Iterator[Pull]:
+        return (pull for pulls in self._pulls.values() for pull in pulls)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def tick(self, now: float) -> List[Change]:
+        """It is NOW, in seconds since 1970: what has come to pass by that alone?"""
+        self.now = now
+        if self._next_sweep - 1 <= now < self._next_sweep:
+            return []
+        self._next_sweep = now + 1
+        changes = [change for pull in sorted(self._unsettled, key=_start)
+                   for change in self._judge(pull)]
+        if not self._next_review - 30 <= now < self._next_review:
+            self._next_review = now + 30
+            changes += self._review()
+        return changes
+
+    def _review(self) -> List[Change]:
+        """Forget what has been over for long, and the oldest where there is too much."""
+        changes = []
+        for pull in list(self):
+            patience = self.FORGET_COMPLETE if pull.said == "complete" else self.FORGET_REST
+            if pull.said != "running" and self.now - pull.last > patience:
+                changes.append(self._forget(pull))
+        if self._count > self.MAX_PULLS or self._parts > self.MAX_PARTS:
+            for pull in sorted(self, key=lambda pull: pull.last):
+                if self._count <= self.MAX_PULLS * .9 and self._parts <= self.MAX_PARTS * .9:
+                    break
+                changes.append(self._forget(pull))
+        return changes
+
+    def feed(self, fact: Fact) -> List[Change]:
+        """Take in FACT, and return what it changed."""
+        touched: Set[Pull] = set()
+        if fact.kind == "start":
+            self._registry_started(fact, touched)
+        elif fact.kind == "manifest":
+            self._manifest(fact, touched)
+        else:
+            self._blob(fact, touched)
+        changes = []
+        for pull in touched:
+            if pull.empty:
+                self._forget(pull)
+                continue
+            pull.last = self.now
+            self._unsettled.add(pull)
+            changes += self._judge(pull)
+        return changes
+
+    def _registry_started(self, fact: Fact, touched: Set[Pull]) -> None:
+        """What the registry was sending when it was killed will never be told as ended."""
+        for pull in self._unsettled:
+            for request in pull.requests.values():
+                if request.ended is None and (request.began or 0) < fact.time:
+                    request.lost = True
+                    pull.end(fact.time, fact.stamp)
+                    touched.add(pull)
+
+    def _manifest(self, fact: Fact, touched: Set[Pull]) -> None:
+        if fact.request in self._requests:
+            return
+        self._requests[fact.request] = None
+        key = fact.client, fact.agent, fact.repository
+        before = self._pulls.get(key, [])
+        asked = [pull for pull in before if pull.manifests and pull.user == fact.user]
+        if any(fact.time < pull.manifests[-1].time for pull in asked):
+            pulls = self._regroup(key, asked, fact)
+        else:
+            pull = next((pull for pull in reversed(asked) if pull.takes(fact)), None)
+            pulls = [pull or self._add(key, Pull(fact))]
+            self._add_manifest(pulls[0], fact)
+        touched.update(pulls)
+        self._pulls[key].sort(key=_start)
+        first = min(pull.started for pull in pulls) - .1
+        for other in list(self._pulls[key]):
+            for request in list(other.requests.values()):
+                if _time(request) >= first:
+                    self._assign(key, request, touched)
+
+    def _regroup(self, key: Tuple[str, str, str], asked: List[Pull], late: Fact) -> List[Pull]:
+        """Sort the requests for manifests into pulls once more: LATE was told after later ones."""
+        facts = sorted([late] + [fact for pull in asked for fact in pull.manifests],
+                       key=lambda fact: fact.time)
+        owners = {fact.request: pull for pull in asked for fact in pull.manifests}
+        for pull in asked:
+            self._parts -= pull.parts
+            pull.reset()
+        pulls: List[Pull] = []
+        for fact in facts:
+            pull = next((pull for pull in reversed(pulls) if pull.takes(fact)), None)
+            if pull is None:
+                pull = owners.get(fact.request)
+                if pull is None or pull in pulls:
+                    pull = self._add(key, Pull(fact))
+                pulls.append(pull)
+            self._add_manifest(pull, fact)
+        return pulls + [pull for pull in asked if pull not in pulls]
+
+    def _add_manifest(self, pull: Pull, fact: Fact) -> None:
+        self._parts -= pull.parts
+        pull.add_manifest(fact)
+        self._parts += pull.parts
+
+    def _blob(self, fact: Fact, touched: Set[Pull]) -> None:
+        request = self._requests.get(fact.request)
+        if request is None:
+            if fact.request in self._requests or fact.status in (401, 403):
+                return
+            request = self._requests[fact.request] = Request(fact)
+            self._parts += 1
+        request.learn(fact)
+        self._assign((fact.client, fact.agent, fact.repository), request, touched, fact)
+        if fact.ended:
+            request.pull.end(fact.time, fact.stamp)
+        touched.add(request.pull)
+
+    def _assign(self, key: Tuple[str, str, str], request: Request, touched: Set[Pull],
+                fact: Optional[Fact] = None) -> None:
+        """Give the request to the pull that it most likely belongs to; FACT begins one if none."""
+        pull = self._best(self._pulls.get(key, ()), request)
+        if pull is None and fact is not None:
+            pull = self._add(key, Pull(fact))
+            pull.user = request.user
+        if pull is None or request.pull is pull:
+            return
+        if request.pull:
+            del request.pull.requests[request.id]
+            touched.add(request.pull)
+        request.pull = pull
+        pull.requests[request.id] = request
+        touched.add(pull)
+
+    def _best(self, pulls: Iterable[Pull], request: Request) -> Optional[Pull]:
+        """The newest pull that wants the blob and does not have it whole, else that wants it.
+
+        Without a user there is a newest pull of each user: the one that has asked for the blob
+        least often is taken.
+        """
+        newest: Dict[Optional[str], Tuple[Tuple[bool, bool], Pull]] = {}
+        for pull in pulls:  # oldest first
+            if (pull.manifests and pull.started - .1 > _time(request)
+                    or not pull.wants(request.digest)
+                    or request.user_known and pull.user != request.user):
+                continue
+            others = [other for other in pull.of(request.digest) if other is not request
+                      and (other.user_known or not request.user_known)]
+            lacks = not others or pull.blob(request.digest, others, self.now).state != "whole"
+            rank = pull.blobs is not None, lacks
+            if pull.user not in newest or rank >= newest[pull.user][0]:
+                newest[pull.user] = rank, pull
+        if not newest:
+            return None
+        return max(newest.values(), key=lambda found: (
+            found[0], -sum(other is not request for other in found[1].of(request.digest))
+            if len(newest) > 1 else 0, found[1].started))[1]
+
+    def _add(self, key: Tuple[str, str, str], pull: Pull) -> Pull:
+        self._pulls.setdefault(key, []).append(pull)
+        self._pulls[key].sort(key=_start)
+        self._count += 1
+        pull.heard = self.now
+        return pull
+
+    def _forget(self, pull: Pull) -> Change:
+        key = pull.client, pull.agent, pull.repository
+        self._pulls[key].remove(pull)
+        if not self._pulls[key]:
+            del self._pulls[key]
+        self._count -= 1
+        self._unsettled.discard(pull)
+        for name in pull.requests:
+            del self._requests[name]
+        for fact in pull.manifests:
+            del self._requests[fact.request]
+        self._parts -= len(pull.requests) + pull.parts
+        return Change("forgotten", pull)
+
+    def _judge(self, pull: Pull) -> Iterator[Change]:
+        """The changes in what can be said of a pull since something was said last."""
+        verdict = pull.verdict(self.now)
+        if (verdict == "complete" and len(pull.asked_blobs(self.now)) < len(pull.blobs or ())
+                and self.now - pull.last < 5):
+            verdict = "running"  # for the eye: the next layer may be asked for in a moment
+        age = self.now - pull.heard
+        if not pull.announced and (pull.digest or verdict != "running" or age >= 2):
+            pull.announced = True
+            yield Change("started", pull)
+        if verdict != pull.said:
+            pull.said = verdict
+            yield Change("resumed" if verdict == "running" else "ended", pull)
+        if verdict != "running":
+            self._unsettled.discard(pull)
+
+
+def _start(pull: Pull) -> float:
+    return pull.started
+
+
+def _time(request: Request) -> float:
+    return request.began if request.began is not None else request.ended or 0.0
+
+
+# ------------------------------------------------------------------------------------------- show
+
+COLOURS = {"push": "32", "complete": "32", "up to date": "32", "interrupted": "31", "unknown": "33"}
+
+
+def plain(text: str) -> str:
+    """TEXT with all that is not printable escaped, so that it does nothing to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def byte_size(size: Optional[int]) -> str:
+    """A number of bytes in the decimal units that docker uses: `150.0 MB`."""
+    if size is None:
+        return "?"
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.95 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def short(digest: Optional[str]) -> str:
+    """A digest as `docker images` shows it: 12 hexadecimal digits."""
+    return (digest or "?").rpartition(":")[2][:12]
+
+
+def count(number: Optional[int], noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def clock(at: float) -> str:
+    """A time in seconds since 1970 as HH:MM:SS, local time."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def who(user: Optional[str], client: str, agent: str) -> str:
+    """`by foo from 172.18.0.1 (docker/20.10.24)`, without what is not known."""
+    words = [f"by {user}"] if user else []
+    words += [f"from {client}"] if client else []
+    words += ["(%s)" % agent.split()[0].partition("+")[0]] if agent.split() else []
+    return " ".join(words)
+
+
+def event_line(event: dict) -> str:
+    """One line for one event, whatever its action."""
+    stamp = member(event, "timestamp")
+    try:
+        at = clock(seconds(stamp))
+    except (ValueError, OverflowError, OSError):
+        at = stamp[11:19] or "--:--:--"
+    repository, tag = member(event, "target", "repository"), member(event, "target", "tag")
+    digest = member(event, "target", "digest")
+    action = member(event, "action") or "?"
+    by = who(member(event, "actor", "name"), host(member(event, "request", "addr")),
+             member(event, "request", "useragent"))
+    target = event.get("target")
+    size = byte_size(amount(target.get("size")) if isinstance(target, dict) else None)
+    if is_blob(event):
+        origin = member(event, "target", "fromRepository")
+        words = [repository, f"layer {short(digest)}", size, f"from {origin}" if origin else "",
+                 "asked for" if member(event, "request", "method") == "HEAD" else ""]
+    else:
+        image = f"{repository}:{tag}" if tag else f"{repository}@{short(digest)}"
+        references = event_references(event)
+        words = [image]
+        if member(event, "target", "mediaType") in INDEX_TYPES:
+            words.append(f"index of {count(len(references), 'manifest')}")
+        elif references:
+            blobs = {name: size for name, size, _ in references}
+            words += [f"{byte_size(sum(blobs.values()))} in {count(len(blobs) - 1, 'layer')}",
+                      f"image {short(references[0][0])}"]
+        words.append(by)
+    return plain("  ".join([f"{at} {action:5}"] + [word for word in words if word]))
+
+
+def pull_line(change: Change, now: float) -> str:
+    """What a Change says, for people: a pull starts, goes on after all, or has ended."""
+    pull = change.pull
+    by = who(pull.user, pull.client, pull.agent)
+    image = pull.image if pull.tag or not pull.asked else f"{pull.repository}@{short(pull.asked)}"
+    if change.what == "started":
+        size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
+                f"image {short(pull.config)}"] if pull.blobs is not None else []
+        words = [clock(pull.started), "pull ", image, "started", *size, by]
+    elif change.what == "resumed":
+        words = [clock(now), "pull ", image, "goes on after all", by]
+    else:
+        words = [clock(pull.ended_time), "pull ", image, pull.said, *_outcome(pull, now), by]
+    head, *rest = [word for word in words if word]
+    return plain(head + " " + "  ".join(rest))
+
+
+def _outcome(pull: Pull, now: float) -> List[str]:
+    """How much, of how much, after how long; which is in no event and no line as such."""
+    blobs, sent = pull.asked_blobs(now), pull.sent(now)
+    after = f"after {max(0, pull.ended_time - pull.started):.0f} s"
+    if pull.said == "complete":
+        rest = len(pull.blobs) - len(blobs) if pull.blobs else 0
+        return [f"{byte_size(sent)} {after}",
+                f"{count(rest, 'layer')} there already" if rest > 0 else ""]
+    if pull.said == "interrupted":
+        known = sum(blob.sent or 0 for blob in blobs.values())
+        share = f" ({min(99, 100 * known // pull.size)} %)" if pull.size else ""
+        least = "" if sent is not None else "at least "
+        return [f"{least}{byte_size(known)} of {byte_size(pull.size)}{share} {after}"]
+    if pull.said == "unknown":
+        return ["the registry's log does not tell how much was sent"]
+    return []
+
+
+def cut_layers(pull: Pull, now: float) -> List[str]:
+    """A line for each blob of a pull that was cut."""
+    return [plain(f"                cut: {short(digest)}  {byte_size(blob.sent)} of "
+                  f"{byte_size(blob.size)}")
+            for digest, blob in pull.asked_blobs(now).items() if blob.state == "cut"]
+
+
+def pull_object(pull: Pull, now: float) -> Dict[str, Any]:
+    """A pull for programs: one line of `pulls --json`."""
+    verdict = pull.verdict(now)
+    return {
+        "started": pull.stamp, "ended": None if verdict == "running" else pull.ended_stamp,
+        "image": pull.image, "repository": pull.repository, "tag": pull.tag,
+        "digest": pull.digest, "image_id": pull.config, "size": pull.size, "layers": pull.layers,
+        "requested": len(pull.asked_blobs(now)), "sent": pull.sent(now), "verdict": verdict,
+        "client": pull.client, "user": pull.user, "agent": pull.agent,
+    }
+
+
+ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
+ROW_TITLES = ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO")
+
+
+def pull_row(pull: Pull, now: float) -> str:
+    """A pull for people: a row of at most 100 columns."""
+    sent, size = pull.sent(now), pull.size
+    asked = sum(blob.size or 0 for blob in pull.asked_blobs(now).values())
+    verdict = pull.verdict(now)
+    if sent is None or verdict == "unknown":
+        share = "?"
+    elif verdict == "complete":
+        share = "100 %"
+    else:
+        share = f"{min(99, 100 * sent // (size or asked))} %" if size or asked else ""
+    image = plain(pull.image if pull.tag else f"{pull.repository}@{short(pull.asked)}")
+    person = plain(f"{pull.user}@{pull.client}" if pull.user else pull.client)
+    return ROW.format(
+        time.strftime("%m-%d %H:%M:%S", time.localtime(pull.started)),
+        image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, verdict,
+        person if len(person) <= 22 else person[:19] + "...").rstrip()
+
+
+class Console:
+    """The one thread that owns the live Tracker and the terminal.
+
+    What it is handed waits in a queue, so that a stopped terminal or a full pipe holds nobody up;
+    what does not fit into the queue is dropped and counted.
+    """
+
+    def __init__(self, tracker: Tracker, quiet: bool, verbose: bool) -> None:
+        self._tracker, self._quiet, self._verbose = tracker, quiet, verbose
+        self._queue: queue.Queue = queue.Queue(maxsize=20_000)
+        self._dropped = 0
+        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        # The wall clock may be set; this one cannot, and agrees with it at the start.
+        self._wall = time.time() - time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def events(self, events: List[dict]) -> None:
+        """Show EVENTS, which are in the log, and follow the pulls in them."""
+        self._put((self._show_events, events))
+
+    def lines(self, lines: List[str]) -> None:
+        """Follow the pulls in LINES of the registry's log."""
+        self._put((self._follow_lines, lines))
+
+    def warn(self, message: str) -> None:
+        """Tell MESSAGE to the person at the terminal, on stderr."""
+        self._put((lambda text: self._print(text, sys.stderr), "listener: " + plain(message)))
+
+    def _put(self, item: Tuple[Callable, Any]) -> None:
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self._dropped += 1
+
+    def stop(self, seconds: float) -> None:
+        """Show what waits, for up to SECONDS."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait((None, None))
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                show, what = self._queue.get(timeout=1)
+            except queue.Empty:
+                show = bool
+            if show is None:
+                return
+            self._tell(self._tracker.tick(time.monotonic() + self._wall))
+            if show is not bool:
+                show(what)
+            if self._dropped and self._queue.qsize() < 1000:
+                dropped, self._dropped = self._dropped, 0
+                self._print(f"listener: {dropped} messages were too many to show or follow; the "
+                            "files have them", sys.stderr)
+
+    def _show_events(self, events: List[dict]) -> None:
+        for event in events:
+            fact = event_fact(event)
+            if fact is None and event.get("action") != "pull" or self._verbose:
+                self._say(event_line(event), member(event, "action"))
+            if fact:
+                self._tell(self._tracker.feed(fact))
+
+    def _follow_lines(self, lines: List[str]) -> None:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                fact = line_fact(line)
+                if fact:
+                    self._tell(self._tracker.feed(fact))
+
+    def _tell(self, changes: List[Change]) -> None:
+        for change in changes:
+            if change.what == "forgotten":
+                continue
+            self._say(pull_line(change, self._tracker.now),
+                      change.pull.said if change.what == "ended" else "")
+            if self._verbose and change.what == "ended":
+                for line in cut_layers(change.pull, self._tracker.now):
+                    self._say(line, "interrupted")
+
+    def _say(self, line: str, kind: str) -> None:
+        if self._quiet:
+            return
+        if self._colour and kind in COLOURS:
+            line = f"\033[{COLOURS[kind]}m{line}\033[0m"
+        self._print(line, sys.stdout)
+
+    @staticmethod
+    def _print(line: str, file: TextIO) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more: the log goes on
+            print(line, file=file, flush=True)
+
+
+# ----------------------------------------------------------------------------------- command line
+
+DEFAULT_LOG = os.path.join("listener_log", "log.log")
+REPLAYED_BYTES = 16 << 20  # of each file, to find the pulls that were under way at a restart
+
+
+class Problem(Exception):
+    """What keeps a command from being done, in a line for the person who gave it."""
+
+
+class Counted:
+    """Reads facts from files and counts the lines that cannot be read."""
+
+    def __init__(self) -> None:
+        self.unreadable = 0
+
+    def events(self, lines: Iterable[bytes]) -> Iterator[Fact]:
+        for line in lines:
+            try:
+                fact = event_fact(json.loads(line))
+            except (ValueError, AttributeError, RecursionError):
+                self.unreadable += not line.isspace()
+                continue
+            if fact:
+                yield fact
+
+    def log_lines(self, lines: Iterable[bytes]) -> Iterator[Fact]:
+        for line in lines:
+            if b"/blobs/" not in line and b"listening on" not in line:
+                continue
+            try:
+                fact = line_fact(line.decode("utf-8", "replace").rstrip("\n"))
+            except ValueError:
+                self.unreadable += 1
+                continue
+            if fact:
+                yield fact
+
+
+def replay(tracker: Tracker, events: Iterable[Fact], lines: Iterable[Fact]) -> Iterator[Change]:
+    """Live through two records of the same time once more, in the order of their time."""
+    for fact in heapq.merge(events, lines, key=lambda fact: fact.time):
+        yield from tracker.tick(fact.time)
+        yield from tracker.feed(fact)
+
+
+def registry_log_beside(log: str) -> str:
+    return os.path.join(os.path.dirname(log), "registry.log")
+
+
+def listen_on_syslog(datagrams: socket.socket, file: LogFile, console: Console) -> None:
+    """Keep what comes to DATAGRAMS; two threads, as one that writes would miss datagrams."""
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+
+    def receive() -> None:
+        while True:
+            data, _, flags, _ = datagrams.recvmsg(MAX_DATAGRAM)
+            if waiting.qsize() < 100_000:
+                waiting.put(read_syslog(data, bool(flags & socket.MSG_TRUNC)))
+
+    def keep() -> None:
+        failing = False
+        while True:
+            lines = [waiting.get()]
+            while len(lines) < 1000 and not waiting.empty():
+                lines.append(waiting.get())
+            try:
+                file.append("".join(line + "\n" for line in lines).encode("utf-8"), sync=False)
+                failing = False
+            except OSError as error:
+                if not failing:
+                    console.warn(f"cannot write {file.path}: {reason(error)}; lines of the "
+                                 "registry's log are lost until it can")
+                failing = True
+            console.lines(lines)
+
+    for target in (receive, keep):
+        threading.Thread(target=target, daemon=True).start()
+
+
+def open_log(kind: Callable, path: str, warn: Callable[[str], None]) -> Any:
+    try:
+        return kind(path, warn)
+    except BlockingIOError:
+        raise Problem(f"{path} is written by another listener: stop that one, or choose another "
+                      "--log") from None
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {reason(error)}") from None
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Listen until SIGTERM or SIGINT; raises Problem where that cannot begin."""
+    tracker = Tracker()
+    console = Console(tracker, options.quiet, options.verbose)
+    log = open_log(EventLog, options.log, console.warn)
+    registry_log = datagrams = None
+    if options.syslog_port is not None:
+        registry_log = open_log(LogFile, registry_log_beside(options.log), console.warn)
+        datagrams = bind_syslog(options.host, options.syslog_port)
+    counted = Counted()
+    for _ in replay(tracker, counted.events(tail(options.log, REPLAYED_BYTES)), counted.log_lines(
+            tail(registry_log_beside(options.log), REPLAYED_BYTES))):
+        pass  # what those pulls came to was said when it happened
+
+    def receive(events: List[dict]) -> None:
+        failed = log.error
+        try:
+            new = log.append(events)
+        except OSError as error:
+            if not failed:
+                console.warn(f"{error}; the registry is told to send again until it can be written")
+            raise
+        if failed and log.error is None:
+            console.warn(f"{options.log} can be written again")
+        if new:
+            console.events(new)
+
+    def health() -> Tuple[int, dict]:
+        if log.error:
+            return 503, {"status": "failing", "error": str(log.error)}
+        return 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
+
+    def refused(status: int, client: str, why: str) -> None:
+        console.warn(f"{client} was refused{f' with {status}' if status else ''}: {why}")
+
+    try:
+        server = Server(options.host, options.port, receive, health, refused,
+                        read_token(options.token_file), read_tls(options))
+    except OSError as error:
+        raise Problem(f"cannot listen on {address(options.host, options.port)}: "
+                      f"{reason(error)}") from None
+
+    wakeup, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
+
+    scheme = "https" if options.tls_cert else "http"
+    also = ""
+    if datagrams:
+        also = (f", the registry's log on udp port {datagrams.getsockname()[1]} to "
+                f"{registry_log.path}")
+        listen_on_syslog(datagrams, registry_log, console)
+    console._print(f"listener: listening on {scheme}://"
+                   f"{address(options.host, server.server_address[1])}, writing to "
+                   f"{options.log}{also}", sys.stdout)
+    server.start()
+    console.start()
+    while not select.select([wakeup], [], [], 1)[0]:
+        server.drop_late()
+        if registry_log:
+            with contextlib.suppress(OSError):
+                registry_log.sync()
+    server.stop(1)
+    log.close()
+    console.stop(.5)
+
+
+def address(name: str, port: int) -> str:
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def bind_syslog(name: str, port: int) -> socket.socket:
+    datagrams = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        datagrams.bind((name, port))
+    except OSError as error:
+        raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}") from None
+    return datagrams
+
+
+def read_token(path: Optional[str]) -> Optional[bytes]:
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            token = file.read().strip()
+    except OSError as error:
+        raise Problem(f"cannot read the token in {path}: {reason(error)}") from None
+    if not token:
+        raise Problem(f"no token in {path}: write one into it")
+    return token
+
+
+def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
+    if not options.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise Problem(f"cannot use certificate {options.tls_cert} with key {options.tls_key}: "
+                      f"{reason(error)}") from None
+    return context
+
+
+def read_lines(path: str) -> Iterator[bytes]:
+    """The lines of a file, of one that is gzipped where its name ends in .gz, or of stdin for -."""
+    try:
+        if path == "-":
+            yield from sys.stdin.buffer
+        else:
+            with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+                yield from file
+    except (OSError, EOFError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise Problem(f"cannot read {path}: {why}") from None
+
+
+def pulls(options: argparse.Namespace) -> None:
+    """Print the pulls in the logs, in the order of their start; raises Problem."""
+    logs, registry_logs = options.logs or [DEFAULT_LOG], options.registry_log or []
+    if not options.logs and not registry_logs and os.path.exists(registry_log_beside(DEFAULT_LOG)):
+        registry_logs = [registry_log_beside(DEFAULT_LOG)]
+    counted, tracker = Counted(), Tracker()
+    show = (lambda pull, now: json.dumps(pull_object(pull, now))) if options.json else pull_row
+    if not options.json:
+        print(ROW_TITLES)
+    # Pulls are forgotten in the order of their end; they wait here for the order of their start.
+    ready: List[Tuple[float, int, str]] = []
+    number = 0
+    for change in replay(tracker,
+                         counted.events(line for path in logs for line in read_lines(path)),
+                         counted.log_lines(line for path in registry_logs
+                                           for line in read_lines(path))):
+        if change.what != "forgotten" or change.pull.empty:
+            continue
+        number += 1
+        heapq.heappush(ready, (change.pull.started, number, show(change.pull, tracker.now)))
+        if number % 100 == 0:
+            first = min((pull.started for pull in tracker), default=float("inf"))
+            while ready and ready[0][0] < first:
+                print(heapq.heappop(ready)[2])
+    now = time.time()
+    over = [change.pull for change in tracker.tick(now) if change.what == "forgotten"]
+    for pull in [*over, *tracker]:
+        number += 1
+        ready.append((pull.started, number, show(pull, now)))
+    for _, _, text in sorted(ready):
+        print(text)
+    if counted.unreadable:
+        print(f"listener: {count(counted.unreadable, 'line')} could not be read",
+              file=sys.stderr)
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError
+    return number
+
+
+def parse_arguments(arguments: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="listener.py", description="Take a Docker registry's notifications, lose none, and say "
+        "what is being pulled. Without a command it serves.")
+    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls}")
+    serving = commands.add_parser("serve", help="listen for notifications (the default)")
+    serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
+    serving.add_argument("--port", type=port, default=8086, help="TCP port (%(default)s)")
+    serving.add_argument("--log", default=DEFAULT_LOG, help="file for the events (%(default)s)")
+    serving.add_argument("--syslog-port", type=port, metavar="PORT",
+                         help="UDP port for the registry's log; kept in registry.log beside --log")
+    serving.add_argument("--token-file", metavar="FILE",
+                         help="take only requests with the token in FILE in Authorization")
+    serving.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate")
+    serving.add_argument("--tls-key", metavar="FILE", help="and this key")
+    serving.add_argument("--quiet", action="store_true", help="no line per push and pull")
+    serving.add_argument("--verbose", action="store_true",
+                         help="a line per event of a pull too, and the layers that were cut")
+    reading = commands.add_parser("pulls", help="list the pulls in the logs, and how they ended")
+    reading.add_argument("logs", nargs="*", metavar="LOG",
+                         help=f"logs of events, .gz too, oldest first ({DEFAULT_LOG})")
+    reading.add_argument("--registry-log", action="append", metavar="FILE",
+                         help="the registry's log, - for stdin; may be given again for rotated ones "
+                         "(registry.log beside the default LOG)")
+    reading.add_argument("--json", action="store_true", help="one JSON object per line")
+    if not arguments or arguments[0] not in ("serve", "pulls", "-h", "--help"):
+        arguments = ["serve", *arguments]
+    options = parser.parse_args(arguments)
+    if options.command == "serve" and bool(options.tls_cert) != bool(options.tls_key):
+        serving.error("--tls-cert and --tls-key go together")
+    return options
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 (argparse's) wrong usage."""
+    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        (serve if options.command == "serve" else pulls)(options)
+        sys.stdout.flush()
+    except Problem as problem:
+        print("listener:", plain(str(problem)), file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
