@@ -2,9 +2,10 @@
 """Take a Docker registry's notifications, lose none, and say what is being pulled.
 
 What comes in: the registry POSTs envelopes, JSON objects whose "events" array holds one object per
-push, pull, mount or delete. With --syslog-port, the registry's own log lines come as well, as syslog
-datagrams. What goes out: log.log (every event, a JSON line each), registry.log (the registry's log
-lines), and on the console a line per push and two per pull: when it starts and how it ended.
+push, pull, mount or delete. With --syslog-port, the registry's own log lines come as well, as
+syslog datagrams. What goes out: log.log (every event, a JSON line each), registry.log (the
+registry's log lines), and on the console a line per push and two per pull: when it starts and how
+it ended.
 
 The parts stand in the order in which data flows, and each knows nothing of the others' insides:
 
@@ -17,8 +18,9 @@ The parts stand in the order in which data flows, and each knows nothing of the 
                Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
                                  clock: `tick(now)` tells it the time.
   show         functions         events and Pulls in, text for people or JSON for programs out.
-               Console           the one thread that feeds the live Tracker and writes to the terminal.
-  command line serve, pulls      join the parts: `serve` lives on the network, `pulls` replays files.
+               Console           the one thread that feeds the live Tracker and writes to the
+                                 terminal.
+  command line serve, pulls      join the parts: `serve` on the network, `pulls` over files.
 
 `serve` and `pulls` use the same Tracker, so a pull gets the same verdict live and from the files.
 
@@ -57,8 +59,8 @@ import time
 from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, TextIO,
-                    Tuple)
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set,
+                    TextIO, Tuple)
 
 # ---------------------------------------------------------------------------------------- receive
 
@@ -101,7 +103,7 @@ _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection: requests in, statuses out. What is kept, and how, is the server's `receive`."""
+    """One connection: requests in, statuses out. What becomes of them is the server's `receive`."""
 
     server: Server
     protocol_version = "HTTP/1.1"
@@ -166,19 +168,22 @@ class Handler(BaseHTTPRequestHandler):
         if len(lengths[0]) > 18 or int(lengths[0]) > MAX_BODY:
             return 413, f"a body of {lengths[0]} bytes is over {MAX_BODY}"
         if headers.get("Content-Encoding", "identity").lower() != "identity":
-            return 415, f"Content-Encoding {headers['Content-Encoding']} is not taken: send it plain"
+            return 415, f"Content-Encoding {headers['Content-Encoding']} is not taken: send plain"
         if not self.server.admits(headers.get("Authorization", "")):
             return 401, ("no or wrong token: the endpoint in the registry's config needs "
                          "headers: {Authorization: [Bearer TOKEN]}")
         return None
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/healthz":
+        if not self._asks_health():
             return self.send_error(404, "nothing is here: POST notifications, or GET /healthz")
         status, health = self.server.health()
         self.answer(status, json.dumps(health) + "\n", "application/json")
 
     do_HEAD = do_GET
+
+    def _asks_health(self) -> bool:
+        return self.path.partition("?")[0] == "/healthz"
 
     def do_PUT(self) -> None:
         self.send_error(405, f"{self.command} is not taken: POST notifications")
@@ -212,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
         if status == 401:
             self.send_header("WWW-Authenticate", "Bearer")
         if status == 405:
-            self.send_header("Allow", "GET, HEAD, POST")
+            self.send_header("Allow", "GET, HEAD, POST" if self._asks_health() else "POST")
         if body:
             self.send_header("Content-Type", content_type + "; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -1319,7 +1324,7 @@ def event_line(event: dict) -> str:
             words += [f"{byte_size(sum(blobs.values()))} in {count(len(blobs) - 1, 'layer')}",
                       f"image {short(references[0][0])}"]
         words.append(by)
-    return plain("  ".join([f"{at} {action:5}"] + [word for word in words if word]))
+    return plain("  ".join([f"{at} {action:4}"] + [word for word in words if word]))
 
 
 def pull_line(change: Change, now: float) -> str:
@@ -1330,13 +1335,12 @@ def pull_line(change: Change, now: float) -> str:
     if change.what == "started":
         size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
                 f"image {short(pull.config)}"] if pull.blobs is not None else []
-        words = [clock(pull.started), "pull ", image, "started", *size, by]
+        words = [f"{clock(pull.started)} pull", image, "started", *size, by]
     elif change.what == "resumed":
-        words = [clock(now), "pull ", image, "goes on after all", by]
+        words = [f"{clock(now)} pull", image, "goes on after all", by]
     else:
-        words = [clock(pull.ended_time), "pull ", image, pull.said, *_outcome(pull, now), by]
-    head, *rest = [word for word in words if word]
-    return plain(head + " " + "  ".join(rest))
+        words = [f"{clock(pull.ended_time)} pull", image, pull.said, *_outcome(pull, now), by]
+    return plain("  ".join(word for word in words if word))
 
 
 def _outcome(pull: Pull, now: float) -> List[str]:
@@ -1588,6 +1592,12 @@ def open_log(kind: Callable, path: str, warn: Callable[[str], None]) -> Any:
 
 def serve(options: argparse.Namespace) -> None:
     """Listen until SIGTERM or SIGINT; raises Problem where that cannot begin."""
+    wakeup, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
+    token, tls = read_token(options.token_file), read_tls(options)
     tracker = Tracker()
     console = Console(tracker, options.quiet, options.verbose)
     log = open_log(EventLog, options.log, console.warn)
@@ -1622,17 +1632,10 @@ def serve(options: argparse.Namespace) -> None:
         console.warn(f"{client} was refused{f' with {status}' if status else ''}: {why}")
 
     try:
-        server = Server(options.host, options.port, receive, health, refused,
-                        read_token(options.token_file), read_tls(options))
+        server = Server(options.host, options.port, receive, health, refused, token, tls)
     except OSError as error:
         raise Problem(f"cannot listen on {address(options.host, options.port)}: "
                       f"{reason(error)}") from None
-
-    wakeup, signalled = os.pipe()
-    os.set_blocking(signalled, False)
-    signal.set_wakeup_fd(signalled)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
 
     scheme = "https" if options.tls_cert else "http"
     also = ""
@@ -1640,9 +1643,9 @@ def serve(options: argparse.Namespace) -> None:
         also = (f", the registry's log on udp port {datagrams.getsockname()[1]} to "
                 f"{registry_log.path}")
         listen_on_syslog(datagrams, registry_log, console)
-    console._print(f"listener: listening on {scheme}://"
-                   f"{address(options.host, server.server_address[1])}, writing to "
-                   f"{options.log}{also}", sys.stdout)
+    print(f"listener: listening on {scheme}://"
+          f"{address(options.host, server.server_address[1])}, writing to {options.log}{also}",
+          flush=True)
     server.start()
     console.start()
     while not select.select([wakeup], [], [], 1)[0]:
@@ -1752,8 +1755,8 @@ def port(text: str) -> int:
 
 def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="listener.py", description="Take a Docker registry's notifications, lose none, and say "
-        "what is being pulled. Without a command it serves.")
+        prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
+        "say what is being pulled. Without a command it serves.")
     commands = parser.add_subparsers(dest="command", metavar="{serve,pulls}")
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
@@ -1772,8 +1775,8 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     reading.add_argument("logs", nargs="*", metavar="LOG",
                          help=f"logs of events, .gz too, oldest first ({DEFAULT_LOG})")
     reading.add_argument("--registry-log", action="append", metavar="FILE",
-                         help="the registry's log, - for stdin; may be given again for rotated ones "
-                         "(registry.log beside the default LOG)")
+                         help="the registry's log, - for stdin; may be given again for rotated "
+                         "ones (registry.log beside the default LOG)")
     reading.add_argument("--json", action="store_true", help="one JSON object per line")
     if not arguments or arguments[0] not in ("serve", "pulls", "-h", "--help"):
         arguments = ["serve", *arguments]
