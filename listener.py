@@ -43,7 +43,9 @@ import gzip
 import hashlib
 import heapq
 import hmac
+import itertools
 import json
+import operator
 import os
 import queue
 import re
@@ -665,11 +667,16 @@ def seconds(stamp: str) -> float:
     return at
 
 
-def member(value: Any, *names: str) -> str:
-    """The string at these NAMES inside nested objects, or "" where there is none."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value[:MAX_TEXT] if isinstance(value, str) else ""
+def child(value: dict, name: str) -> dict:
+    """The object that is a member of an object; an empty one where there is none."""
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def text_of(value: dict, name: str) -> str:
+    """The string that is a member of an object; "" where there is none."""
+    found = value.get(name)
+    return found[:MAX_TEXT] if isinstance(found, str) else ""
 
 
 def amount(value: Any) -> Optional[int]:
@@ -686,19 +693,19 @@ def host(address: str) -> str:
 
 def event_references(event: dict) -> Tuple[Tuple[str, int, str], ...]:
     """Digest, size and media type of what a manifest's event says that the manifest refers to."""
-    target = event.get("target")
-    references = target.get("references") if isinstance(target, dict) else None
+    references = child(event, "target").get("references")
     return tuple(
-        (member(item, "digest"), amount(item.get("size")) or 0, member(item, "mediaType"))
+        (text_of(item, "digest"), amount(item.get("size")) or 0, text_of(item, "mediaType"))
         for item in (references if isinstance(references, list) else ())
-        if isinstance(item, dict) and member(item, "digest"))
+        if isinstance(item, dict) and text_of(item, "digest"))
 
 
 def is_blob(event: dict) -> bool:
-    url = member(event, "target", "url")
+    target = child(event, "target")
+    url = text_of(target, "url")
     if "/manifests/" in url:
         return False
-    return "/blobs/" in url or member(event, "target", "mediaType") == "application/octet-stream"
+    return "/blobs/" in url or target.get("mediaType") == "application/octet-stream"
 
 
 def event_fact(event: dict) -> Optional[Fact]:
@@ -708,24 +715,22 @@ def event_fact(event: dict) -> Optional[Fact]:
     """
     if event.get("action") != "pull":
         return None
-    blob, method = is_blob(event), member(event, "request", "method") or "GET"
+    target, request = child(event, "target"), child(event, "request")
+    blob, method = is_blob(event), text_of(request, "method") or "GET"
     if method not in ("GET", "HEAD") or blob and method == "HEAD":
         return None
-    stamp = member(event, "timestamp")
+    stamp = text_of(event, "timestamp")
     try:
         at = seconds(stamp)
     except ValueError:
         return None
-    target = event.get("target")
     return Fact(
         "blob" if blob else "manifest", at, stamp,
-        member(event, "request", "id") or member(event, "id"), method,
-        member(event, "target", "repository"), member(event, "target", "digest"),
-        member(event, "target", "tag") or None,
-        amount(target.get("size")) if isinstance(target, dict) else None,
-        member(event, "target", "mediaType"), () if blob else event_references(event),
-        host(member(event, "request", "addr")), member(event, "request", "useragent"),
-        member(event, "actor", "name") or None, True, True)
+        text_of(request, "id") or text_of(event, "id"), method, text_of(target, "repository"),
+        text_of(target, "digest"), text_of(target, "tag") or None, amount(target.get("size")),
+        text_of(target, "mediaType"), () if blob else event_references(event),
+        host(text_of(request, "addr")), text_of(request, "useragent"),
+        text_of(child(event, "actor"), "name") or None, True, True)
 
 
 _LOGFMT = re.compile(r'([^ =]+)=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
@@ -825,17 +830,27 @@ class Request:
         self.written: Optional[int] = None
         self.pull: Optional[Pull] = None
 
-    def learn(self, fact: Fact) -> None:
+    def learn(self, fact: Fact) -> bool:
+        """Take in FACT; whether it changes what pull this request may belong to."""
+        moves = self.pull is None
         if fact.event or fact.user:
             self.user, self.user_known = fact.user, True
+            moves = moves or self.pull.user != fact.user
         if fact.size is not None:
             self.size = fact.size
         if fact.began is not None:
+            moves = moves or self.began is None
             self.began = fact.began if self.began is None else min(self.began, fact.began)
         if fact.ended:
             self.ended, self.lost = fact.time, False
         if fact.status is not None:
             self.status, self.written = fact.status, fact.written
+        return moves
+
+    @property
+    def time(self) -> float:
+        """When it was asked, or what is known that is nearest to that."""
+        return self.began if self.began is not None else self.ended or 0.0
 
 
 class Blob(NamedTuple):
@@ -862,8 +877,10 @@ class Pull:
         self.blobs: Optional[Dict[str, int]] = None  # config and layers: bytes by digest
         self.config: Optional[str] = None
         self.config_media_type = ""
-        self.requests: Dict[str, Request] = {}
+        self.requests: Dict[str, List[Request]] = {}  # for blobs, by digest
+        self.latest = fact.time  # of all that is known of it
         self.manifests: List[Fact] = []  # the requests for manifests, in the order of their time
+        self.due = 0.0  # when its verdict may be another, on the Tracker's clock
         self.heard = self.last = 0.0  # first and last sign of life, on the Tracker's clock
         self.announced = False
         self.said = "running"  # the verdict that was last told
@@ -927,9 +944,6 @@ class Pull:
         """Whether the image has this blob; where its manifest is not known, any could be of it."""
         return digest in self.blobs if self.blobs is not None else True
 
-    def of(self, digest: str) -> List[Request]:
-        return [request for request in self.requests.values() if request.digest == digest]
-
     def blob(self, digest: str, requests: List[Request], now: float) -> Blob:
         """What became of the blob by these REQUESTS.
 
@@ -966,10 +980,21 @@ class Pull:
         return now - (request.began or now) < 600 + size / (64 << 10)
 
     def asked_blobs(self, now: float) -> Dict[str, Blob]:
-        requests: Dict[str, List[Request]] = {}
-        for request in self.requests.values():
-            requests.setdefault(request.digest, []).append(request)
-        return {digest: self.blob(digest, of, now) for digest, of in requests.items()}
+        return {digest: self.blob(digest, requests, now)
+                for digest, requests in self.requests.items()}
+
+    def add_request(self, request: Request) -> None:
+        request.pull = self
+        self.requests.setdefault(request.digest, []).append(request)
+        self.latest = max(self.latest, request.time)
+
+    def drop_request(self, request: Request) -> None:
+        self.requests[request.digest].remove(request)
+        if not self.requests[request.digest]:
+            del self.requests[request.digest]
+
+    def all_requests(self) -> List[Request]:
+        return [request for requests in self.requests.values() for request in requests]
 
     # -- what it comes to
 
@@ -991,12 +1016,12 @@ class Pull:
         amounts = [blob.sent for blob in self.asked_blobs(now).values()]
         return None if None in amounts else sum(amounts)
 
-    def verdict(self, now: float) -> str:
+    def verdict(self, now: float, blobs: Optional[Dict[str, Blob]] = None) -> str:
         """running, complete, up to date, interrupted or unknown.
 
         Whatever is not sure is `unknown`; whatever may yet go on is `running`.
         """
-        blobs = self.asked_blobs(now)
+        blobs = self.asked_blobs(now) if blobs is None else blobs
         states = {blob.state for blob in blobs.values()}
         if "open" in states:
             return "running"
@@ -1032,6 +1057,7 @@ class Tracker:
 
     MAX_PULLS = 5000
     MAX_PARTS = 200_000  # requests, and blobs of manifests
+    MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
     FORGET_COMPLETE, FORGET_REST = 60, 3600  # seconds without a sign of life
 
     def __init__(self) -> None:
@@ -1049,12 +1075,12 @@ class Tracker:
         return self._count
 
     def tick(self, now: float) -> List[Change]:
-        """It is NOW, in seconds since 1970: what has come to pass by that alone?"""
+        """It is NOW, in seconds since 1970: what has come to pass, to within a second?"""
         self.now = now
         if self._next_sweep - 1 <= now < self._next_sweep:
             return []
         self._next_sweep = now + 1
-        changes = [change for pull in sorted(self._unsettled, key=_start)
+        changes = [change for pull in sorted(self._unsettled, key=_start) if pull.due <= now
                    for change in self._judge(pull)]
         if not self._next_review - 30 <= now < self._next_review:
             self._next_review = now + 30
@@ -1076,7 +1102,7 @@ class Tracker:
         return changes
 
     def feed(self, fact: Fact) -> List[Change]:
-        """Take in FACT, and return what it changed."""
+        """Take in FACT: which pulls does it begin? What else it changes, the next tick tells."""
         touched: Set[Pull] = set()
         if fact.kind == "start":
             self._registry_started(fact, touched)
@@ -1089,15 +1115,16 @@ class Tracker:
             if pull.empty:
                 self._forget(pull)
                 continue
-            pull.last = self.now
+            pull.last, pull.due = self.now, 0
             self._unsettled.add(pull)
-            changes += self._judge(pull)
+            if pull.digest and not pull.announced:
+                changes.append(self._announce(pull))
         return changes
 
     def _registry_started(self, fact: Fact, touched: Set[Pull]) -> None:
         """What the registry was sending when it was killed will never be told as ended."""
         for pull in self._unsettled:
-            for request in pull.requests.values():
+            for request in pull.all_requests():
                 if request.ended is None and (request.began or 0) < fact.time:
                     request.lost = True
                     pull.end(fact.time, fact.stamp)
@@ -1109,7 +1136,8 @@ class Tracker:
         self._requests[fact.request] = None
         key = fact.client, fact.agent, fact.repository
         before = self._pulls.get(key, [])
-        asked = [pull for pull in before if pull.manifests and pull.user == fact.user]
+        asked = [pull for pull in before if pull.manifests and pull.user == fact.user
+                 and pull.manifests[-1].time >= fact.time - QUIET_SECONDS]
         if any(fact.time < pull.manifests[-1].time for pull in asked):
             pulls = self._regroup(key, asked, fact)
         else:
@@ -1120,9 +1148,10 @@ class Tracker:
         self._pulls[key].sort(key=_start)
         first = min(pull.started for pull in pulls) - .1
         for other in list(self._pulls[key]):
-            for request in list(other.requests.values()):
-                if _time(request) >= first:
-                    self._assign(key, request, touched)
+            if other.latest >= first:
+                for request in other.all_requests():
+                    if request.time >= first:
+                        self._assign(key, request, touched)
 
     def _regroup(self, key: Tuple[str, str, str], asked: List[Pull], late: Fact) -> List[Pull]:
         """Sort the requests for manifests into pulls once more: LATE was told after later ones."""
@@ -1155,8 +1184,8 @@ class Tracker:
                 return
             request = self._requests[fact.request] = Request(fact)
             self._parts += 1
-        request.learn(fact)
-        self._assign((fact.client, fact.agent, fact.repository), request, touched, fact)
+        if request.learn(fact):
+            self._assign((fact.client, fact.agent, fact.repository), request, touched, fact)
         if fact.ended:
             request.pull.end(fact.time, fact.stamp)
         touched.add(request.pull)
@@ -1164,42 +1193,41 @@ class Tracker:
     def _assign(self, key: Tuple[str, str, str], request: Request, touched: Set[Pull],
                 fact: Optional[Fact] = None) -> None:
         """Give the request to the pull that it most likely belongs to; FACT begins one if none."""
-        pull = self._best(self._pulls.get(key, ()), request)
+        pull = self._best(self._pulls.get(key, []), request)
         if pull is None and fact is not None:
             pull = self._add(key, Pull(fact))
             pull.user = request.user
         if pull is None or request.pull is pull:
             return
         if request.pull:
-            del request.pull.requests[request.id]
+            request.pull.drop_request(request)
             touched.add(request.pull)
-        request.pull = pull
-        pull.requests[request.id] = request
+        pull.add_request(request)
         touched.add(pull)
 
-    def _best(self, pulls: Iterable[Pull], request: Request) -> Optional[Pull]:
+    def _best(self, pulls: List[Pull], request: Request) -> Optional[Pull]:
         """The newest pull that wants the blob and does not have it whole, else that wants it.
 
         Without a user there is a newest pull of each user: the one that has asked for the blob
         least often is taken.
         """
-        newest: Dict[Optional[str], Tuple[Tuple[bool, bool], Pull]] = {}
-        for pull in pulls:  # oldest first
-            if (pull.manifests and pull.started - .1 > _time(request)
+        newest: Dict[Optional[str], Tuple[Tuple[bool, bool], int, float, Pull]] = {}
+        for pull in pulls[:-self.MAX_CANDIDATES - 1:-1]:
+            if (pull.manifests and pull.started - .1 > request.time
                     or not pull.wants(request.digest)
                     or request.user_known and pull.user != request.user):
                 continue
-            others = [other for other in pull.of(request.digest) if other is not request
-                      and (other.user_known or not request.user_known)]
+            others = [other for other in pull.requests.get(request.digest, ())
+                      if other is not request and (other.user_known or not request.user_known)]
             lacks = not others or pull.blob(request.digest, others, self.now).state != "whole"
             rank = pull.blobs is not None, lacks
-            if pull.user not in newest or rank >= newest[pull.user][0]:
-                newest[pull.user] = rank, pull
+            if pull.user not in newest or rank > newest[pull.user][0]:
+                newest[pull.user] = rank, -len(others), pull.started, pull
+            if request.user_known and all(rank):
+                break
         if not newest:
             return None
-        return max(newest.values(), key=lambda found: (
-            found[0], -sum(other is not request for other in found[1].of(request.digest))
-            if len(newest) > 1 else 0, found[1].started))[1]
+        return max(newest.values(), key=lambda found: found[:3])[3]
 
     def _add(self, key: Tuple[str, str, str], pull: Pull) -> Pull:
         self._pulls.setdefault(key, []).append(pull)
@@ -1215,36 +1243,41 @@ class Tracker:
             del self._pulls[key]
         self._count -= 1
         self._unsettled.discard(pull)
-        for name in pull.requests:
-            del self._requests[name]
+        requests = pull.all_requests()
+        for request in requests:
+            del self._requests[request.id]
+            request.pull = None
         for fact in pull.manifests:
             del self._requests[fact.request]
-        self._parts -= len(pull.requests) + pull.parts
+        self._parts -= len(requests) + pull.parts
         return Change("forgotten", pull)
+
+    @staticmethod
+    def _announce(pull: Pull) -> Change:
+        pull.announced = True
+        return Change("started", pull)
 
     def _judge(self, pull: Pull) -> Iterator[Change]:
         """The changes in what can be said of a pull since something was said last."""
-        verdict = pull.verdict(self.now)
-        if (verdict == "complete" and len(pull.asked_blobs(self.now)) < len(pull.blobs or ())
-                and self.now - pull.last < 5):
+        blobs = pull.asked_blobs(self.now)
+        verdict, quiet = pull.verdict(self.now, blobs), self.now - pull.last
+        if verdict == "complete" and len(blobs) < len(pull.blobs or ()) and quiet < 5:
             verdict = "running"  # for the eye: the next layer may be asked for in a moment
-        age = self.now - pull.heard
-        if not pull.announced and (pull.digest or verdict != "running" or age >= 2):
-            pull.announced = True
-            yield Change("started", pull)
+        if not pull.announced and (verdict != "running" or self.now - pull.heard >= 2):
+            yield self._announce(pull)
         if verdict != pull.said:
             pull.said = verdict
             yield Change("resumed" if verdict == "running" else "ended", pull)
         if verdict != "running":
             self._unsettled.discard(pull)
+        elif pull.announced:
+            pull.due = pull.last + (5 if quiet < 5 else QUIET_SECONDS)
+            if pull.due <= self.now:  # a request is open, and will not be so for ever
+                pull.due = self.now + QUIET_SECONDS
 
 
 def _start(pull: Pull) -> float:
     return pull.started
-
-
-def _time(request: Request) -> float:
-    return request.began if request.began is not None else request.ended or 0.0
 
 
 # ------------------------------------------------------------------------------------------- show
@@ -1297,33 +1330,31 @@ def who(user: Optional[str], client: str, agent: str) -> str:
 
 def event_line(event: dict) -> str:
     """One line for one event, whatever its action."""
-    stamp = member(event, "timestamp")
+    target, request = child(event, "target"), child(event, "request")
+    stamp = text_of(event, "timestamp")
     try:
         at = clock(seconds(stamp))
     except (ValueError, OverflowError, OSError):
         at = stamp[11:19] or "--:--:--"
-    repository, tag = member(event, "target", "repository"), member(event, "target", "tag")
-    digest = member(event, "target", "digest")
-    action = member(event, "action") or "?"
-    by = who(member(event, "actor", "name"), host(member(event, "request", "addr")),
-             member(event, "request", "useragent"))
-    target = event.get("target")
-    size = byte_size(amount(target.get("size")) if isinstance(target, dict) else None)
+    repository, tag = text_of(target, "repository"), text_of(target, "tag")
+    digest = short(text_of(target, "digest"))
     if is_blob(event):
-        origin = member(event, "target", "fromRepository")
-        words = [repository, f"layer {short(digest)}", size, f"from {origin}" if origin else "",
-                 "asked for" if member(event, "request", "method") == "HEAD" else ""]
+        origin = text_of(target, "fromRepository")
+        words = [repository, f"layer {digest}", byte_size(amount(target.get("size"))),
+                 f"from {origin}" if origin else "",
+                 "asked for" if request.get("method") == "HEAD" else ""]
     else:
-        image = f"{repository}:{tag}" if tag else f"{repository}@{short(digest)}"
+        words = [f"{repository}:{tag}" if tag else f"{repository}@{digest}"]
         references = event_references(event)
-        words = [image]
-        if member(event, "target", "mediaType") in INDEX_TYPES:
+        if target.get("mediaType") in INDEX_TYPES:
             words.append(f"index of {count(len(references), 'manifest')}")
         elif references:
             blobs = {name: size for name, size, _ in references}
             words += [f"{byte_size(sum(blobs.values()))} in {count(len(blobs) - 1, 'layer')}",
                       f"image {short(references[0][0])}"]
-        words.append(by)
+        words.append(who(text_of(child(event, "actor"), "name"), host(text_of(request, "addr")),
+                         text_of(request, "useragent")))
+    action = text_of(event, "action") or "?"
     return plain("  ".join([f"{at} {action:4}"] + [word for word in words if word]))
 
 
@@ -1466,7 +1497,7 @@ class Console:
         for event in events:
             fact = event_fact(event)
             if fact is None and event.get("action") != "pull" or self._verbose:
-                self._say(event_line(event), member(event, "action"))
+                self._say(event_line(event), text_of(event, "action"))
             if fact:
                 self._tell(self._tracker.feed(fact))
 
@@ -1519,7 +1550,7 @@ class Counted:
     def events(self, lines: Iterable[bytes]) -> Iterator[Fact]:
         for line in lines:
             try:
-                fact = event_fact(json.loads(line))
+                fact = event_fact(_decode(line.decode()))
             except (ValueError, AttributeError, RecursionError):
                 self.unreadable += not line.isspace()
                 continue
@@ -1528,7 +1559,7 @@ class Counted:
 
     def log_lines(self, lines: Iterable[bytes]) -> Iterator[Fact]:
         for line in lines:
-            if b"/blobs/" not in line and b"listening on" not in line:
+            if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
                 continue
             try:
                 fact = line_fact(line.decode("utf-8", "replace").rstrip("\n"))
@@ -1541,7 +1572,7 @@ class Counted:
 
 def replay(tracker: Tracker, events: Iterable[Fact], lines: Iterable[Fact]) -> Iterator[Change]:
     """Live through two records of the same time once more, in the order of their time."""
-    for fact in heapq.merge(events, lines, key=lambda fact: fact.time):
+    for fact in heapq.merge(events, lines, key=operator.attrgetter("time")):
         yield from tracker.tick(fact.time)
         yield from tracker.feed(fact)
 
@@ -1715,7 +1746,7 @@ def pulls(options: argparse.Namespace) -> None:
     logs, registry_logs = options.logs or [DEFAULT_LOG], options.registry_log or []
     if not options.logs and not registry_logs and os.path.exists(registry_log_beside(DEFAULT_LOG)):
         registry_logs = [registry_log_beside(DEFAULT_LOG)]
-    counted, tracker = Counted(), Tracker()
+    counted, tracker, chain = Counted(), Tracker(), itertools.chain.from_iterable
     show = (lambda pull, now: json.dumps(pull_object(pull, now))) if options.json else pull_row
     if not options.json:
         print(ROW_TITLES)
@@ -1723,9 +1754,8 @@ def pulls(options: argparse.Namespace) -> None:
     ready: List[Tuple[float, int, str]] = []
     number = 0
     for change in replay(tracker,
-                         counted.events(line for path in logs for line in read_lines(path)),
-                         counted.log_lines(line for path in registry_logs
-                                           for line in read_lines(path))):
+                         counted.events(chain(map(read_lines, logs))),
+                         counted.log_lines(chain(map(read_lines, registry_logs)))):
         if change.what != "forgotten" or change.pull.empty:
             continue
         number += 1
