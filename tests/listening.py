@@ -1,0 +1,263 @@
+"""Start the real listener, talk to it as registries do, and read what it kept.
+
+The listener is the one beside the tests, or the one that the environment variable LISTENER names.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LISTENER = os.environ.get("LISTENER") or str(HERE.parent / "listener.py")
+MEDIA_TYPE = "application/vnd.docker.distribution.events.v1+json"
+START_SECONDS = 30  # how long a busy machine may take to start Python
+
+# Runs the listener's main with a stand-in for one of its modules: the code in argv[2] defines
+# `stand_in`, which may refer to `listener`, and is told of faults by files in the working folder.
+WITH_STAND_IN = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("listener", sys.argv[1])
+listener = sys.modules["listener"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(listener)
+exec(sys.argv[2])
+sys.exit(listener.main(sys.argv[3:]))
+"""
+
+
+def until(condition, seconds=20, what=""):
+    """The first true value that CONDITION() gives; fails when SECONDS pass without one."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.01)
+
+
+class Listener:
+    """The process `python listener.py OPTIONS` in a folder of its own, on a free port."""
+
+    def __init__(self, folder, *options, env=(), stand_in=None, start=True, **popen):
+        """With STAND_IN, source that is run inside the process after the listener is imported."""
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "listener_log" / "log.log"
+        self.registry_log = self.log.with_name("registry.log")
+        self.options = [str(option) for option in options]
+        # As at a user's: what the environment of the tests sets would hide faults.
+        self.environment = {name: value for name, value in os.environ.items()
+                            if name != "NO_COLOR" and not name.startswith("PYTHON")}
+        self.environment.update({"PYTHONDONTWRITEBYTECODE": "1", **dict(env)})
+        self.stand_in, self.popen = stand_in, popen
+        self.port = self.syslog_port = self.process = None
+        self.starts = 0
+        if start:
+            self.start()
+
+    def start(self):
+        """Start it, also again; returns when it says that it listens."""
+        self.launch()
+        line = until(self._ready, START_SECONDS, "the line that says where it listens")
+        self.port = int(re.search(r"://\S+:(\d+),", line)[1])
+        udp = re.search(r"udp port (\d+)", line)
+        self.syslog_port = int(udp[1]) if udp else None
+        return self
+
+    def launch(self):
+        """Start it, and do not wait."""
+        self.starts += 1
+        command = [sys.executable, LISTENER]
+        if self.stand_in:
+            command = [sys.executable, "-c", WITH_STAND_IN, LISTENER, self.stand_in]
+        options = self.options if "--port" in self.options else [*self.options, "--port", "0"]
+        with open(self._file("stdout"), "wb") as out, open(self._file("stderr"), "wb") as err:
+            self.process = subprocess.Popen(
+                [*command, *options], cwd=self.folder, env=self.environment,
+                stdin=subprocess.DEVNULL, **{"stdout": out, "stderr": err, **self.popen})
+
+    def _file(self, name):
+        return self.folder / f"{name}.{self.starts}"
+
+    def _ready(self):
+        for line in self.out.splitlines():
+            if "listening on" in line:
+                return line
+        if self.process.poll() is not None:
+            raise AssertionError(f"exit {self.process.returncode}: {self.err}")
+        return None
+
+    @property
+    def out(self):
+        """What this start has printed so far."""
+        return self._file("stdout").read_bytes().decode("utf-8")
+
+    @property
+    def err(self):
+        return self._file("stderr").read_bytes().decode("utf-8")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, number=signal.SIGTERM, seconds=20):
+        """Send a signal; returns the exit status and the seconds that it took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(seconds), time.monotonic() - began
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.kill()
+
+    # -- as a client
+
+    def connect(self, seconds=20):
+        return socket.create_connection(("127.0.0.1", self.port), seconds)
+
+    def post(self, body, path="/log", seconds=20, tls=None, **headers):
+        """POST on a connection of its own, as a registry does: status and text of the answer.
+
+        BODY is bytes, one event or a list of events. Header names get - for _; None leaves one out.
+        """
+        if not isinstance(body, bytes):
+            body = envelope(body)
+        sent = {"Content-Type": MEDIA_TYPE}
+        sent.update({name.replace("_", "-"): value for name, value in headers.items()})
+        sent = {name: value for name, value in sent.items() if value is not None}
+        return self.request("POST", path, body, sent, seconds, tls)
+
+    def request(self, method, path, body=None, headers=(), seconds=20, tls=None):
+        if tls:
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=seconds,
+                                                     context=tls)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            self.headers = answer.headers
+            return answer.status, answer.read().decode("utf-8")
+
+    def raw(self, data, seconds=20, half_close=True):
+        """Send bytes, and return all bytes that come until the listener closes or goes quiet."""
+        with self.connect(seconds) as connection:
+            with contextlib.suppress(OSError):  # it may have seen enough and hung up
+                connection.sendall(data)
+                if half_close:
+                    connection.shutdown(socket.SHUT_WR)
+            return drain(connection)
+
+    def syslog(self, *datagrams):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for datagram in datagrams:
+                sender.sendto(datagram, ("127.0.0.1", self.syslog_port))
+
+    def health(self):
+        status, text = self.request("GET", "/healthz")
+        return status, json.loads(text)
+
+    # -- what it kept
+
+    def events(self):
+        return read_log(self.log)
+
+    def ids(self):
+        return [entry.get("id") for entry in self.events()]
+
+    def memory(self):
+        """The most bytes of memory that the process has had; None where nobody tells."""
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+        return None
+
+
+def drain(connection):
+    """All bytes that still come."""
+    parts = []
+    with contextlib.suppress(OSError):
+        while True:
+            part = connection.recv(1 << 16)
+            if not part:
+                break
+            parts.append(part)
+    return b"".join(parts)
+
+
+def statuses(answer):
+    """The statuses of the HTTP answers in some bytes."""
+    return [int(number) for number in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
+
+
+def run(folder, *options, seconds=START_SECONDS, **more):
+    """Run `listener.py OPTIONS` to its end: exit status, stdout, stderr."""
+    done = subprocess.run([sys.executable, LISTENER, *map(str, options)], cwd=folder,
+                          timeout=seconds, text=True, encoding="utf-8",
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          **more)
+    return done.returncode, done.stdout, done.stderr
+
+
+def event(**members):
+    """A push of an image, as a registry tells of it, with an id of its own and these MEMBERS."""
+    made = sample()
+    made["id"] = str(uuid.uuid4())
+    made.update(members)
+    return made
+
+
+def sample():
+    with open(HERE / "sample.json", encoding="utf-8") as file:
+        return json.load(file)["events"][0]
+
+
+def envelope(events):
+    """The body that a registry would POST for one event or some."""
+    events = [events] if isinstance(events, dict) else events
+    return json.dumps({"events": events}).encode("utf-8")
+
+
+def recorded(name):
+    """The events of a recording."""
+    return read_log(HERE / "recordings" / f"{name}.log")
+
+
+def recorded_lines(name):
+    """The lines of the registry's log in a recording."""
+    with open(HERE / "recordings" / f"{name}.registry.log", encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+def read_log(path):
+    """The events in a log, in which every line must be whole and JSON as the standard says."""
+    data = Path(path).read_bytes()
+    assert data == b"" or data.endswith(b"\n"), data[-200:]
+    return [json.loads(line.decode("utf-8"), parse_constant=_not_json)
+            for line in data.split(b"\n")[:-1]]
+
+
+def _not_json(constant):
+    raise AssertionError(f"{constant} in a log is not JSON")
+
+
+def make_certificate(folder):
+    """A key and a certificate for localhost; returns key, certificate, and who trusts it."""
+    key, certificate = Path(folder) / "key.pem", Path(folder) / "cert.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+                    "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL)
+    return key, certificate, ssl.create_default_context(cafile=str(certificate))
