@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LISTENER = os.environ.get("LISTENER") or str(HERE.parent / "listener.py")
 MEDIA_TYPE = "application/vnd.docker.distribution.events.v1+json"
+SAMPLE = (HERE / "sample.json").read_bytes()
 START_SECONDS = 30  # how long a busy machine may take to start Python
 
 # Runs the listener's main with a stand-in for one of its modules: the code in argv[2] defines
@@ -221,8 +222,8 @@ def event(**members):
 
 
 def sample():
-    with open(HERE / "sample.json", encoding="utf-8") as file:
-        return json.load(file)["events"][0]
+    """The event in sample.json."""
+    return json.loads(SAMPLE)["events"][0]
 
 
 def envelope(events):

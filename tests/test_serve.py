@@ -663,7 +663,8 @@ def test_a_recording_comes_through_as_it_was(tmp_path):
 
 def test_a_datagram_that_is_too_long_is_cut_and_says_so(tmp_path):
     with Listener(tmp_path, "--syslog-port", "0") as listener:
-        listener.syslog(b"<27>1 - - - - - - " + b"x" * 16_000, b"<27>1 - - - - - - " + b"y" * 20_000)
+        header = b"<27>1 - - - - - - "
+        listener.syslog(header + b"x" * 16_000, header + b"y" * 20_000)
         whole, cut = kept_lines(listener, 2)
         assert whole == "x" * 16_000
         assert re.fullmatch(r"y{16366} \[listener: cut after 16384 bytes\]", cut)

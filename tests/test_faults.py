@@ -1,0 +1,569 @@
+"""Nothing that was acknowledged is lost: kill -9, full and failing disks, rotation, retries, clocks.
+
+The faults are real ones where a test can make them. Only a failing fsync, a short write and a
+clock that is set back are played by stand-ins for `os` and `time` in the listener's process.
+"""
+
+import contextlib
+import ctypes
+import http.client
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from listening import Listener, event, read_log, recorded, recorded_lines, run, until
+
+BROKEN = (OSError, http.client.HTTPException)  # a connection that did not come to an answer
+
+
+@pytest.fixture
+def listener(tmp_path):
+    with Listener(tmp_path) as made:
+        yield made
+
+
+class Senders:
+    """Threads that send as registries do: an event again and again until it is acknowledged."""
+
+    def __init__(self, listener, number):
+        self.listener, self.number = listener, number
+        self.acknowledged, self.sent, self.strange = [], set(), []
+        self.stopping = False
+        self.end = time.monotonic() + 90  # a bound, should the listener answer nobody
+
+    def _send(self, seed):
+        chance = random.Random(seed)
+        while not self.stopping:
+            new = event(padding="x" * chance.choice([0, 0, 10, 1000, 9000]))
+            self.sent.add(new["id"])
+            while time.monotonic() < self.end:
+                try:
+                    status, _ = self.listener.post(new, seconds=10)
+                except BROKEN:
+                    time.sleep(0.05)  # a registry's backoff
+                    continue
+                if status == 200:
+                    self.acknowledged.append(new["id"])
+                    break
+                if status != 503:
+                    self.strange.append(status)
+            else:
+                return
+
+    def __enter__(self):
+        self.threads = [threading.Thread(target=self._send, args=(seed,))
+                        for seed in range(self.number)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping = True
+        for thread in self.threads:
+            thread.join()
+
+    def wait_for(self, more):
+        """Until so many MORE events are acknowledged."""
+        enough = len(self.acknowledged) + more
+        until(lambda: len(self.acknowledged) >= enough, 60)
+
+    def check(self, ids):
+        """Every acknowledged event is in the log once, and nothing that was not sent."""
+        assert len(ids) == len(set(ids))
+        assert set(self.acknowledged) <= set(ids)
+        assert set(ids) <= self.sent
+        assert self.strange == []
+
+
+def test_kill_9_in_a_storm_twenty_times(listener):
+    chance = random.Random(20)
+    with Senders(listener, 8) as senders:
+        for _ in range(20):
+            senders.wait_for(chance.randrange(1, 60))
+            acknowledged = list(senders.acknowledged)
+            listener.kill()
+            kept = listener.log.read_bytes()
+            for name in acknowledged:
+                assert name.encode() in kept
+            listener.start()
+            assert set(acknowledged) <= set(listener.ids())
+        senders.wait_for(20)
+    senders.check(listener.ids())
+    assert listener.stop()[0] == 0
+    assert "Traceback" not in listener.err
+
+
+# ------------------------------------------------------------------------------------------ the disk
+
+
+@contextlib.contextmanager
+def limited_file(tmp_path):
+    """A limit on the size of the files that the process may write."""
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("limits of other processes can be set on Linux only")
+    with Listener(tmp_path, "--syslog-port", "0", "--quiet") as listener:
+        def full():
+            size = max(listener.log.stat().st_size + 100, 2000)  # stderr needs some, too
+            resource.prlimit(listener.process.pid, resource.RLIMIT_FSIZE, (size, -1))
+
+        def room():
+            resource.prlimit(listener.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+        yield listener, full, room
+
+
+@contextlib.contextmanager
+def small_disk(tmp_path):
+    """A file system of one MiB, and another file on it that takes all the room."""
+    disk, filler = tmp_path / "disk", tmp_path / "disk" / "filler"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "listener-test", str(disk)],
+                          capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"only root can mount a disk, where it may: {made.stderr.strip()}")
+    try:
+        with Listener(disk, "--syslog-port", "0") as listener:
+            def full():
+                with open(filler, "wb", 0) as file, contextlib.suppress(OSError):
+                    for size in (4096, 1):
+                        with contextlib.suppress(OSError):
+                            while True:
+                                file.write(bytes(size))
+            yield listener, full, filler.unlink
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("make_disk", [limited_file, small_disk])
+def test_a_full_disk_loses_nothing(tmp_path, make_disk):
+    """It is answered with 503 until there is room again, and then with 200 to the same event."""
+    with make_disk(tmp_path) as (listener, full, room):
+        old = event()
+        assert listener.post(old) == (200, "")
+        full()
+        before = listener.log.read_bytes()
+        late = [event(padding="x" * 10_000) for _ in range(5)]
+        for _ in range(3):
+            for new in late:
+                status, text = listener.post(new)
+                assert status == 503
+                assert "log.log" in text and len(text.splitlines()) == 1
+        assert listener.log.read_bytes() == before
+        status, health = listener.health()
+        assert (status, health["status"]) == (503, "failing") and health["error"]
+        assert listener.post(old) == (200, "")  # that one is safe
+        assert listener.health()[0] == 503
+        room()
+        assert listener.post(late[0]) == (200, "")
+        assert listener.health()[0] == 200
+        for new in late:
+            assert listener.post(new) == (200, "")
+        assert listener.events() == [old, *late]
+        listener.stop()
+        said = listener.err.splitlines()
+        assert [("cannot write" in line, "can be written again" in line) for line in said] == [
+            (True, False), (False, True)]
+
+
+@pytest.mark.parametrize("make_disk", [limited_file, small_disk])
+def test_a_disk_that_fills_up_again_and_again_in_a_storm(tmp_path, make_disk):
+    with make_disk(tmp_path) as (listener, full, room):
+        with Senders(listener, 8) as senders:
+            for _ in range(5):
+                senders.wait_for(3)
+                full()
+                until(lambda: listener.health()[0] == 503)
+                room()
+            senders.wait_for(8)
+        senders.check(listener.ids())
+        assert listener.health()[0] == 200
+        assert listener.stop()[0] == 0
+        assert "Traceback" not in listener.err
+
+
+def test_kill_9_while_the_disk_is_full(tmp_path):
+    with limited_file(tmp_path) as (listener, full, _):
+        old, new = event(), event(padding="x" * 10_000)
+        listener.post(old)
+        full()
+        assert listener.post(new)[0] == 503
+        listener.kill()
+        listener.start()
+        assert listener.post(new) == (200, "")
+        assert listener.events() == [old, new]
+
+
+def test_the_registrys_log_goes_on_after_a_full_disk(tmp_path):
+    with limited_file(tmp_path) as (listener, full, room):
+        listener.syslog(b"first")
+        until(lambda: listener.registry_log.read_bytes() == b"first\n")
+        full()
+        listener.syslog(b"x" * 10_000, b"x" * 10_000)
+        until(lambda: "registry's log are lost" in listener.err)
+        assert listener.registry_log.read_bytes() == b"first\n"
+        room()
+        listener.syslog(b"next")
+        until(lambda: listener.registry_log.read_bytes() == b"first\nnext\n")
+        assert listener.post(event()) == (200, "")
+
+
+# A disk that does what no disk does when it is asked to: `fault` in the working folder names it.
+FAILING_DISK = """
+import errno, os, time
+
+class Disk:
+    def __init__(self):
+        self.half = False
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def fault(self):
+        try:
+            with open("fault") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def fsync(self, file):
+        if self.fault() == "fsync":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        while self.fault() == "slow":
+            time.sleep(0.005)
+        os.fsync(file)
+
+    def write(self, file, data):
+        fault = self.fault()
+        if fault == "short":
+            return os.write(file, data[:max(1, len(data) // 3)])
+        if fault.startswith("torn"):
+            self.half = not self.half
+            if not self.half:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return os.write(file, data[:len(data) // 2])
+        return os.write(file, data)
+
+    def ftruncate(self, file, size):
+        if self.fault() == "torn for long":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.ftruncate(file, size)
+
+listener.os = Disk()
+"""
+
+
+class Faulty(Listener):
+    def __init__(self, folder, *options):
+        super().__init__(folder, *options, stand_in=FAILING_DISK)
+
+    def fault(self, name):
+        """From now on the disk has this fault; none if there is no name."""
+        new = self.folder / "fault.new"
+        new.write_text(name)
+        new.replace(self.folder / "fault")
+
+
+@pytest.mark.parametrize("fault", ["fsync", "torn"])
+def test_a_disk_that_fails_loses_nothing(tmp_path, fault):
+    with Faulty(tmp_path) as listener:
+        old, new = event(), event()
+        listener.post(old)
+        before = listener.log.read_bytes()
+        listener.fault(fault)
+        for _ in range(2):
+            assert listener.post(new)[0] == 503
+            assert listener.post([event(), event()])[0] == 503
+            assert listener.log.read_bytes() == before
+            assert listener.health()[0] == 503
+        listener.fault("")
+        assert listener.post(new) == (200, "")
+        assert listener.health()[0] == 200
+        assert listener.events() == [old, new]
+
+
+def test_what_could_not_be_cut_off_at_once_is_cut_off_before_the_next_write(tmp_path):
+    with Faulty(tmp_path) as listener:
+        old, new, newer = event(), event(), event()
+        listener.post(old)
+        before = listener.log.read_bytes()
+        listener.fault("torn for long")
+        assert listener.post(new)[0] == 503
+        assert listener.post(newer)[0] == 503
+        torn = listener.log.read_bytes()
+        assert torn.startswith(before) and len(torn) > len(before)
+        assert listener.health()[0] == 503
+        listener.fault("")
+        assert listener.post(newer) == (200, "")
+        assert listener.post(new) == (200, "")
+        assert listener.events() == [old, newer, new]
+
+        listener.fault("torn for long")
+        assert listener.post(event())[0] == 503
+        listener.kill()
+        listener.fault("")
+        listener.start()
+        assert listener.events() == [old, newer, new]
+
+
+def test_short_writes_are_finished(tmp_path):
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        listener.fault("short")
+        news = [event() for _ in range(3)]
+        assert listener.post(news) == (200, "")
+        assert listener.events() == news
+        listener.syslog(b"a line")
+        until(lambda: listener.registry_log.read_bytes() == b"a line\n")
+
+
+class Posting(threading.Thread):
+    """A POST that may take its time; `answer` is None until it is there."""
+
+    def __init__(self, listener, new):
+        super().__init__()
+        self.listener, self.new, self.answer = listener, new, None
+        self.start()
+
+    def run(self):
+        try:
+            self.answer = self.listener.post(self.new)
+        except BROKEN as error:
+            self.answer = error
+
+    def result(self):
+        self.join(30)
+        return self.answer
+
+
+def test_nobody_is_answered_before_the_event_is_on_the_disk(tmp_path):
+    with Faulty(tmp_path) as listener:
+        listener.fault("slow")
+        first = Posting(listener, event())
+        until(lambda: listener.log.read_bytes().endswith(b"\n"))  # written, not synced
+        others = [Posting(listener, event()) for _ in range(5)]
+        again = Posting(listener, first.new)
+        assert listener.health()[0] == 200  # which takes a while, for the others to come
+        assert [post.answer for post in (first, again, *others)] == [None] * 7
+        assert listener.ids() == [first.new["id"]]
+        listener.fault("")
+        assert [post.result() for post in (first, again, *others)] == [(200, "")] * 7
+        assert sorted(listener.ids()) == sorted(post.new["id"] for post in (first, *others))
+
+
+def test_a_registry_that_does_not_wait_and_sends_again_and_again(tmp_path):
+    """The listener answers after the registry's timeout, each time; the log has the event once."""
+    with Faulty(tmp_path) as listener:
+        listener.fault("slow")
+        news = [event() for _ in range(4)]
+        for _ in range(4):
+            for new in news:
+                with pytest.raises(OSError):
+                    listener.post(new, seconds=0.1)
+        listener.fault("")
+        for new in news:
+            assert listener.post(new) == (200, "")
+        assert sorted(listener.ids()) == sorted(new["id"] for new in news)
+        assert listener.stop()[0] == 0
+        assert "Traceback" not in listener.err
+
+
+def test_the_signal_to_stop_waits_for_what_is_being_written(tmp_path):
+    with Faulty(tmp_path) as listener:
+        listener.fault("slow")
+        posts = [Posting(listener, event())]
+        until(lambda: listener.log.read_bytes().endswith(b"\n"))
+        listener.process.send_signal(signal.SIGTERM)
+        until(lambda: not accepts(listener))
+        assert posts[0].answer is None
+        listener.fault("")
+        assert posts[0].result() == (200, "")
+        assert listener.process.wait(20) == 0
+        assert listener.ids() == [posts[0].new["id"]]
+
+
+def accepts(listener):
+    try:
+        listener.connect().close()
+    except OSError:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------------- the log's file
+
+
+def test_a_renamed_log_is_begun_anew(listener):
+    old, new = event(), event()
+    listener.post(old)
+    rotated = listener.log.with_name("log.log.1")
+    listener.log.rename(rotated)
+    assert listener.post([new, old]) == (200, "")
+    assert read_log(rotated) == [old]
+    assert listener.events() == [new]
+    status, _, err = run(listener.folder, "--port", "0")  # and the new file is locked as well
+    assert status == 1 and "another listener" in err
+
+
+def test_a_removed_log_is_begun_anew(listener):
+    new = event()
+    listener.post(event())
+    listener.log.unlink()
+    assert listener.post(new) == (200, "")
+    assert listener.events() == [new]
+
+
+def test_a_removed_folder_is_made_anew(tmp_path):
+    with Listener(tmp_path, "--log", "a/b/log.log", "--syslog-port", "0") as listener:
+        log = tmp_path / "a" / "b" / "log.log"
+        listener.post(event())
+        shutil.rmtree(tmp_path / "a")
+        new = event()
+        assert listener.post(new) == (200, "")
+        assert read_log(log) == [new]
+        listener.syslog(b"a line")
+        until(lambda: log.with_name("registry.log").exists()
+              and log.with_name("registry.log").read_bytes() == b"a line\n")
+
+
+def test_another_file_in_the_logs_place_is_gone_on_with(listener):
+    """As logrotate's `create` and `copytruncate` leave it; a torn line in it is cut off."""
+    news = [event() for _ in range(3)]
+    listener.post(event())
+    other = listener.log.with_name("other")
+    other.write_bytes(b'{"id":"whole"}\n{"id":"tor')
+    other.replace(listener.log)
+    assert listener.post(news[0]) == (200, "")
+    assert listener.events() == [{"id": "whole"}, news[0]]
+    os.truncate(listener.log, 0)
+    assert listener.post(news[1]) == (200, "")
+    assert listener.post(news[2]) == (200, "")
+    assert listener.events() == news[1:]
+
+
+def test_rotation_in_a_storm(listener):
+    """With every acknowledged event in the one or the other file, once."""
+    rotated = []
+    with Senders(listener, 8) as senders:
+        for number in range(1, 31):
+            senders.wait_for(3)
+            until(listener.log.exists)
+            rotated.append(listener.log.with_name(f"log.log.{number}"))
+            listener.log.rename(rotated[-1])
+        senders.wait_for(3)
+    senders.check([one["id"] for path in [*rotated, listener.log] for one in read_log(path)])
+
+
+def test_a_log_that_cannot_be_opened_loses_nothing(listener):
+    """A folder in its place, then a file in its folder's place."""
+    news = [event(), event()]
+    listener.post(event())
+    folder, aside = listener.log.parent, listener.folder / "aside"
+
+    listener.log.unlink()
+    listener.log.mkdir()
+    assert listener.post(news)[0] == 503
+    assert listener.health()[0] == 503
+    listener.log.rmdir()
+    assert listener.post(news) == (200, "")
+    assert listener.health()[0] == 200
+    assert listener.events() == news
+
+    folder.rename(aside)
+    folder.write_bytes(b"")
+    late = event()
+    assert listener.post(late)[0] == 503
+    assert listener.health()[0] == 503
+    folder.unlink()
+    aside.rename(folder)
+    assert listener.post(late) == (200, "")
+    assert listener.health()[0] == 200
+    assert listener.events() == [*news, late]
+
+
+def obey_permissions():
+    """Root that executes after this has no power to write where it may not (CAP_DAC_OVERRIDE)."""
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0):
+        os._exit(77)
+
+
+def test_a_log_that_may_not_be_written_loses_nothing(tmp_path):
+    try:
+        obeying = subprocess.run(["true"], preexec_fn=obey_permissions).returncode == 0
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        obeying = False
+    if not obeying:
+        pytest.skip("nothing makes root obey file permissions here")
+    with Listener(tmp_path, preexec_fn=obey_permissions) as listener:
+        folder, new = listener.log.parent, event()
+        listener.post(event())
+        listener.log.unlink()
+        folder.chmod(0o555)
+        try:
+            assert listener.post(new)[0] == 503
+            status, health = listener.health()
+            assert status == 503 and "permission denied" in health["error"]
+        finally:
+            folder.chmod(0o755)
+        assert listener.post(new) == (200, "")
+        assert listener.health()[0] == 200
+        listener.log.chmod(0o000)  # it is open: nothing changes until it is opened again
+        newer = event()
+        assert listener.post(newer) == (200, "")
+        listener.log.chmod(0o644)
+        assert listener.events() == [new, newer]
+        listener.log.chmod(0o444)
+        listener.stop()
+        status, out, err = run(tmp_path, "--port", "0", preexec_fn=obey_permissions)
+        assert (status, out, err.count("\n")) == (1, "", 1) and "permission denied" in err
+
+
+# ------------------------------------------------------------------------------------------ the clock
+
+# A wall clock that is wrong by so many seconds as stand in the file `clock`.
+WRONG_CLOCK = """
+import time
+
+class Clock:
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+    def time(self):
+        try:
+            with open("clock") as file:
+                return time.time() + float(file.read())
+        except FileNotFoundError:
+            return time.time()
+
+listener.time = Clock()
+"""
+
+
+def test_a_clock_that_is_set_changes_nothing(tmp_path):
+    """Events are kept, pulls are followed, and a late client is dropped after its ten seconds."""
+    events = recorded("docker_complete-registry2")
+    with Listener(tmp_path, "--syslog-port", "0", stand_in=WRONG_CLOCK) as listener, \
+            listener.connect() as late, listener.connect() as slow:
+        began = time.monotonic()
+        late.sendall(b"POST /log HTTP/1.1\r\n")
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        listener.post(events[0])
+        for number, seconds in enumerate((-86400, 86400, -3600), 1):
+            (tmp_path / "clock.new").write_text(str(seconds))
+            (tmp_path / "clock.new").replace(tmp_path / "clock")
+            assert listener.post(events[number]) == (200, "")
+        for new in events[4:]:
+            assert listener.post(new) == (200, "")
+        for line in recorded_lines("docker_complete-registry2"):
+            listener.syslog(b"<27>1 - - - - - - " + line.encode())
+        slow.sendall(b"\r\n")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
+        until(lambda: "  complete  " in listener.out)
+        late.settimeout(20)
+        assert late.recv(1000) == b""
+        assert 9 < time.monotonic() - began < 13
+        assert listener.events() == events
+        assert "Traceback" not in listener.err
