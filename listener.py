@@ -1630,29 +1630,33 @@ class Console:
             self._waiting += weight
         self._queue.put((show, what, weight))
 
-    def stop(self, seconds: float) -> None:
-        """Show what waits, for up to SECONDS."""
-        self._queue.put(None)
+    def stop(self, seconds: float) -> bool:
+        """Show what waits, for up to SECONDS; whether all was shown."""
+        self._queue.put((None, (), 0))
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
-            item = None
-            with contextlib.suppress(queue.Empty):
-                item = self._queue.get(timeout=1)
-                if item is None:
-                    return
-            self._tell(self._tracker.tick(time.monotonic() + self._wall))
-            if item:
-                show, what, weight = item
-                show(*what)
-                with self._lock:
-                    self._waiting -= weight
-                    dropped = 0 if self._waiting else self._dropped
-                    self._dropped -= dropped
-                if dropped:
-                    self._print(f"listener: {count(dropped, 'message')} came too fast to show or "
-                                "follow; the files have them", sys.stderr)
+        show: Optional[Callable] = self._tell
+        while show:
+            try:
+                show, what, weight = self._queue.get(timeout=1)
+            except queue.Empty:
+                show, what, weight = self._tell, ([],), 0
+            try:
+                self._tell(self._tracker.tick(time.monotonic() + self._wall))
+                if show:
+                    show(*what)
+            except Exception as error:  # what goes wrong with the telling is none of the keeping
+                self._print(f"listener: the console failed with {error!r}; the files do not",
+                            sys.stderr)
+            with self._lock:
+                self._waiting -= weight
+                dropped = 0 if self._waiting else self._dropped
+                self._dropped -= dropped
+            if dropped:
+                self._print(f"listener: {count(dropped, 'message')} came too fast to show or "
+                            "follow; the files have them", sys.stderr)
 
     def _follow(self, fact: Fact) -> None:
         self._tell(self._tracker.feed(fact))
@@ -1837,7 +1841,8 @@ def serve(options: argparse.Namespace) -> None:
                 registry_log.sync()
     server.stop(1)
     log.close()
-    console.stop(.5)
+    if not console.stop(.5):
+        os._exit(0)  # it hangs in a terminal that was stopped, and Python would wait for it
 
 
 def address(name: str, port: int) -> str:
