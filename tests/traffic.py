@@ -1,0 +1,287 @@
+"""Traffic of registries for tests of the pulls: recorded, and made up; and a Tracker to live it."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+from datetime import datetime, timezone
+
+from listening import HERE, LISTENER
+
+RECORDINGS = HERE / "recordings"
+NAMES = sorted(path.name[:-len(".truth.json")] for path in RECORDINGS.glob("*.truth.json"))
+START = 1577872800.0  # 2020-01-01T10:00:00Z: recordings are moved here, away from the clock's now
+NOTES = {"tool", "note", "really", "action"}  # members of the truth that no pull shows
+STAMP = re.compile(rb"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?=[.Z])")
+
+_spec = importlib.util.spec_from_file_location("listener", LISTENER)
+listener = sys.modules["listener"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(listener)
+
+
+def stamp(at):
+    """A time as registries write it."""
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# -------------------------------------------------------------------------------------- recorded
+
+def move(data, seconds):
+    """Recorded bytes with every time in them so many whole seconds later."""
+    @functools.lru_cache(maxsize=None)
+    def moved(text):
+        at = datetime.fromisoformat(text.decode()).replace(tzinfo=timezone.utc).timestamp()
+        return stamp(at + seconds)[:19].encode()
+    return STAMP.sub(lambda match: moved(match[0]), data)
+
+
+class Recording:
+    """A registry's events and log lines while somebody pulled, as bytes, and what really happened.
+
+    It happens again at START; without that a test would depend on the date.
+    """
+
+    def __init__(self, name, start=START):
+        self.name = name
+        events = (RECORDINGS / f"{name}.log").read_bytes()
+        lines = (RECORDINGS / f"{name}.registry.log").read_bytes()
+        truth = json.loads((RECORDINGS / f"{name}.truth.json").read_text("utf-8"))
+        self.truth = [pull for pull in truth if pull.get("action") != "push"]
+        first = min(STAMP.findall(events + lines)).decode()
+        recorded = datetime.fromisoformat(first).replace(tzinfo=timezone.utc).timestamp()
+        self.events, self.lines = (move(data, int(start - recorded)) for data in (events, lines))
+
+    def write(self, folder):
+        """Write the files that the listener would have; their paths as text."""
+        log, registry_log = folder / "log.log", folder / "registry.log"
+        log.write_bytes(self.events)
+        registry_log.write_bytes(self.lines)
+        return str(log), str(registry_log)
+
+    def facts(self):
+        """What it says, in the order of time."""
+        facts = [listener.event_fact(json.loads(line)) for line in self.events.splitlines()]
+        facts += [listener.line_fact(line) for line in self.lines.decode("utf-8").splitlines()]
+        return sorted((fact for fact in facts if fact), key=lambda fact: fact.time)
+
+
+def differences(pulls, truth):
+    """What is not as it really was, in words; an empty list when all is."""
+    if len(pulls) != len(truth):
+        return [f"{len(pulls)} pulls: {[pull['image'] for pull in pulls]}, in truth {len(truth)}"]
+    wrong = []
+    for pull, real in zip(pulls, truth):
+        for name, value in real.items():
+            if name == "sent_min":
+                right = pull["sent"] is not None and pull["sent"] >= value
+            elif name == "sent_max":
+                right = pull["sent"] is not None and pull["sent"] <= value
+            else:
+                # "?" is a truth that is still to be found out.
+                right = name in NOTES or value == "?" or pull[name] == value
+            if not right:
+                shown = pull[name.split("_m")[0]] if name.startswith("sent") else pull[name]
+                wrong.append(f"{pull['image']}: {name} is {shown!r}, in truth {value!r}")
+    return wrong
+
+
+# --------------------------------------------------------------------------------------- made up
+
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def digest_of(name):
+    return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
+
+
+class Image:
+    """A manifest with a config and layers: `image.config` and `image.layers` are digests."""
+
+    def __init__(self, name="image", sizes=(500, 1_000_000, 2_000_000), oci=False,
+                 config_type=None, references=True, shared=()):
+        """SIZES are of the config and of each layer; SHARED digests come before layers of its own.
+
+        References are left out of its events unless REFERENCES.
+        """
+        self.digest = digest_of(name)
+        self.media_type = OCI_MANIFEST if oci else DOCKER_MANIFEST
+        names = [digest_of(f"{name}/{number}") for number in range(len(sizes))]
+        names[1:1 + len(shared)] = shared
+        self.sizes = dict(zip(names, sizes))
+        self.config, *self.layers = names
+        types = [config_type or (OCI_CONFIG if oci else DOCKER_CONFIG)]
+        types += [OCI_LAYER if oci else DOCKER_LAYER] * len(self.layers)
+        self.references = [{"mediaType": kind, "size": size, "digest": digest}
+                           for kind, (digest, size) in zip(types, self.sizes.items())]
+        if not references:
+            self.references = None
+
+    @property
+    def size(self):
+        return sum(self.sizes.values())
+
+
+class Index:
+    """What a tag of an image for several platforms points to."""
+
+    def __init__(self, *images, name="index", oci=True):
+        self.digest = digest_of(name)
+        self.media_type = OCI_INDEX if oci else DOCKER_INDEX
+        self.references = [{"mediaType": image.media_type, "size": 500, "digest": image.digest}
+                           for image in images]
+
+
+class Client:
+    """Somebody who pulls; makes the facts that a registry tells of each request."""
+
+    def __init__(self, user="foo", host="172.18.0.1", agent="docker/20.10.24 go/go1.19",
+                 repository="my/app"):
+        self.user, self.host, self.agent, self.repository = user, host, agent, repository
+
+    def event(self, at, request, digest, size, kind, method, tag=None, references=None,
+              media_type="application/octet-stream"):
+        target = {"mediaType": media_type, "size": size, "digest": digest, "length": size,
+                  "repository": self.repository,
+                  "url": f"https://r:5000/v2/{self.repository}/{kind}/{digest}"}
+        if tag:
+            target["tag"] = tag
+        if references is not None:
+            target["references"] = references
+        return {"id": f"event-of-{request}", "timestamp": stamp(at), "action": "pull",
+                "target": target,
+                "request": {"id": request, "addr": f"{self.host}:50412", "host": "r:5000",
+                            "method": method, "useragent": self.agent},
+                "actor": {"name": self.user} if self.user else {},
+                "source": {"addr": "r:5000", "instanceID": "1"}}
+
+    def manifest(self, at, image, method="GET", tag=None, request=None):
+        """The event of a request for the manifest of an image, or for an index."""
+        request = request or f"{method}-{self.user}-{image.digest[7:15]}-{at}"
+        return listener.event_fact(self.event(at, request, image.digest, 800, "manifests", method,
+                                              tag, image.references, image.media_type))
+
+    def sent(self, at, request, digest, size, method="GET"):
+        """The event at the end of a request for a blob, which looks the same if it was cut."""
+        return listener.event_fact(self.event(at, request, digest, size, "blobs", method))
+
+    def line(self, at, request, digest, message, more=""):
+        agent = self.agent.replace("\\", "\\\\").replace('"', '\\"')
+        return (f'time="{stamp(at)}" level=info msg="{message}" go.version=go1.24.4 '
+                f'http.request.host="r:5000" http.request.id={request} http.request.method=GET '
+                f'http.request.remoteaddr="{self.host}:50412" '
+                f'http.request.uri="/v2/{self.repository}/blobs/{digest}" '
+                f'http.request.useragent="{agent}"{more}')
+
+    def begins(self, at, request, digest):
+        """The log line at the start of a request for a blob."""
+        return listener.line_fact(self.line(at, request, digest, "authorized request"))
+
+    def ends(self, at, request, digest, written, status=200, took=0.5):
+        """The log line at its end."""
+        return listener.line_fact(self.line(
+            at, request, digest, "response completed",
+            f" http.response.contenttype=application/octet-stream http.response.duration={took}s "
+            f"http.response.status={status} http.response.written={written}"))
+
+    def blob(self, at, image, digest, written=None, status=200, took=0.5, request=None):
+        """All three facts of a request that begins AT, and ends when it TOOK so many seconds."""
+        request = request or f"GET-{self.user}-{digest[7:15]}-{at}"
+        size = image.sizes[digest]
+        return [self.begins(at, request, digest),
+                self.sent(at + took, request, digest, size),
+                self.ends(at + took, request, digest, size if written is None else written, status,
+                          took)]
+
+    def asks(self, at, image, tag="1"):
+        """HEAD by tag and GET by digest, as docker does."""
+        return [self.manifest(at, image, "HEAD", tag), self.manifest(at + 0.1, image)]
+
+    def pull(self, at, image, tag="1", cut=None):
+        """A whole pull, a layer a second; of a layer to CUT half is sent."""
+        facts = self.asks(at, image, tag)
+        for number, (digest, size) in enumerate(image.sizes.items()):
+            facts += self.blob(at + 0.2 + number, image, digest,
+                               size // 2 if digest == cut else None)
+        return facts
+
+
+def registry_started(at):
+    return listener.line_fact(f'time="{stamp(at)}" level=info msg="listening on [::]:5000" '
+                              "go.version=go1.24.4 instance.id=1 service=registry version=2.8.3")
+
+
+# ------------------------------------------------------------------------------------- live it
+
+class Life:
+    """A Tracker to which the time passes second by second; what it says is kept in `said`."""
+
+    def __init__(self, *facts, now=None):
+        """Live through FACTS in the order of their time."""
+        self.tracker = listener.Tracker()
+        self.now = now
+        self.said = []  # (seconds since START, what, image, verdict)
+        self.over = []  # pulls that were forgotten, as objects
+        self.feed(*facts)
+
+    def feed(self, *facts):
+        """Hear of FACTS, each at its own time."""
+        for fact in sorted(facts, key=lambda fact: fact.time):
+            self.wait_until(fact.time)
+            self.hear(fact)
+        return self
+
+    def hear(self, *facts):
+        """Hear of FACTS now."""
+        for fact in facts:
+            self._keep(self.tracker.feed(fact))
+        return self
+
+    def wait_until(self, at):
+        if self.now is None:
+            self.now = at
+        # A second at a time, but hours without anybody at longer steps.
+        while self.now < at:
+            step = 1 if at - self.now < 3000 else 10
+            self.now = min(self.now + step, at)
+            self._keep(self.tracker.tick(self.now))
+        self._keep(self.tracker.tick(self.now))
+
+    def wait(self, seconds):
+        self.wait_until(self.now + seconds)
+        return self
+
+    def _keep(self, changes):
+        for change in changes:
+            pull = listener.pull_object(change.pull, self.now)
+            if change.what == "forgotten":
+                if not change.pull.empty:
+                    self.over.append(pull)
+            else:
+                self.said.append((self.now - START, change.what, pull["image"], pull["verdict"]))
+
+    def pulls(self):
+        """All pulls, in the order of their start."""
+        known = [listener.pull_object(pull, self.now) for pull in self.tracker if not pull.empty]
+        return sorted(self.over + known, key=lambda pull: pull["started"])
+
+    def pull(self):
+        """The one pull that there is."""
+        pulls = self.pulls()
+        assert len(pulls) == 1, pulls
+        return pulls[0]
+
+    def verdicts(self):
+        return [pull["verdict"] for pull in self.pulls()]
+
+    def told(self, what):
+        """When, in seconds since START, and with which verdict it said so."""
+        return [(at, verdict) for at, told, _, verdict in self.said if told == what]
