@@ -41,8 +41,9 @@ run: certs ## start the stack here, until Ctrl-C: make run [REGISTRY=3] [HOSTNAM
 	        "another user: sudo chown -R $$(id -u):$$(id -g) listener_log" >&2; exit 1; }; done
 	@# Where the Docker Engine runs without root, a container's root is the user who started the engine.
 	@case $$(docker info -f '{{.SecurityOptions}}') in \
-	    *name=rootless*) user=0:0 ;; *) user=$$(id -u):$$(id -g) ;; esac; \
-	LISTENER_USER=$$user exec $(COMPOSE) up --build --force-recreate
+	    *name=rootless*) LISTENER_USER=0:0 ;; *) LISTENER_USER=$$(id -u):$$(id -g) ;; esac; \
+	TZ=$${TZ:-$$(readlink /etc/localtime | sed 's,.*/zoneinfo/,,')}; export LISTENER_USER TZ; \
+	exec $(COMPOSE) up --build --force-recreate
 
 .PHONY: stop
 stop: ## stop the containers, also from another terminal
@@ -79,7 +80,7 @@ demo: ## while the stack runs: push and pull a tiny image, and show the events t
 	echo foopass | docker login -u foo --password-stdin https://$(HOSTNAME):5000; \
 	date >"$$DOCKER_CONFIG/now"; tar -C "$$DOCKER_CONFIG" -c now | docker import - $$image; \
 	docker push $$image; docker rmi $$image; docker pull $$image; docker rmi $$image >/dev/null; \
-	tries=50; until [ "$$(tail -n +$$first $$log | grep -c '"method":"GET"')" -ge 3 ]; do \
+	tries=50; until docker logs --since $$since sts_listener_server | grep -q 'demo/tiny:latest  complete'; do \
 	    tries=$$((tries - 1)); [ $$tries -gt 0 ] || break; sleep 0.2; done; \
 	echo; echo "What arrived in $$log:"; tail -n +$$first $$log; \
 	echo; echo "What the listener said of it:"; docker logs --since $$since sts_listener_server
@@ -97,7 +98,7 @@ pulls: ## what was pulled, and whether it was interrupted: make pulls [ARGS=--js
 
 .PHONY: test
 test: .venv/bin/pytest ## run the tests, with the whole stack where there is Docker: make test [ARGS=-x]
-	@.venv/bin/python -m pytest $(ARGS) tests
+	@.venv/bin/python -m pytest $(ARGS)
 
 .PHONY: bench
 bench: .venv/bin/pytest ## compare the listener with others

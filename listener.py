@@ -715,13 +715,13 @@ def seconds(stamp: str) -> float:
 def child(value: dict, name: str) -> dict:
     """The object that is a member of an object; an empty one where there is none."""
     found = value.get(name)
-    return found if isinstance(found, dict) else {}
+    return found if type(found) is dict else {}
 
 
 def text_of(value: dict, name: str) -> str:
     """The string that is a member of an object; "" where there is none."""
     found = value.get(name)
-    return found[:MAX_TEXT] if isinstance(found, str) else ""
+    return found[:MAX_TEXT] if type(found) is str else ""
 
 
 def amount(value: Any) -> Optional[int]:
@@ -736,21 +736,21 @@ def host(address: str) -> str:
     return address.rpartition(":")[0] if address.count(":") == 1 else address
 
 
-def event_references(event: dict) -> Tuple[Tuple[str, int, str], ...]:
-    """Digest, size and media type of what a manifest's event says that the manifest refers to."""
-    references = child(event, "target").get("references")
-    return tuple(
-        (text_of(item, "digest"), amount(item.get("size")) or 0, text_of(item, "mediaType"))
-        for item in (references if isinstance(references, list) else ())
-        if isinstance(item, dict) and text_of(item, "digest"))
+def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
+    """Digest, size and media type of what a manifest refers to, by the target of its event."""
+    references = target.get("references")
+    if type(references) is not list:
+        return ()
+    return tuple([(text_of(item, "digest"), amount(item.get("size")) or 0,
+                   text_of(item, "mediaType"))
+                  for item in references if type(item) is dict and text_of(item, "digest")])
 
 
-def is_blob(event: dict) -> bool:
-    target = child(event, "target")
+def is_blob(target: dict) -> bool:
+    """Whether the target of an event is a blob, rather than a manifest."""
     url = text_of(target, "url")
-    if "/manifests/" in url:
-        return False
-    return "/blobs/" in url or target.get("mediaType") == "application/octet-stream"
+    return "/blobs/" in url or "/manifests/" not in url and (
+        target.get("mediaType") == "application/octet-stream")
 
 
 def event_fact(event: dict) -> Optional[Fact]:
@@ -761,8 +761,8 @@ def event_fact(event: dict) -> Optional[Fact]:
     if event.get("action") != "pull":
         return None
     target, request = child(event, "target"), child(event, "request")
-    blob, method = is_blob(event), text_of(request, "method") or "GET"
-    if method not in ("GET", "HEAD") or blob and method == "HEAD":
+    blob, method = is_blob(target), text_of(request, "method") or "GET"
+    if method != "GET" and (blob or method != "HEAD"):
         return None
     stamp, media_type = text_of(event, "timestamp"), text_of(target, "mediaType")
     try:
@@ -770,11 +770,10 @@ def event_fact(event: dict) -> Optional[Fact]:
     except ValueError:
         return None
     return Fact(
-        "blob" if blob else "manifest", at, stamp,
-        text_of(request, "id") or text_of(event, "id"), method, text_of(target, "repository"),
-        text_of(target, "digest"), text_of(target, "tag") or None, amount(target.get("size")),
-        media_type,
-        event_references(event) if media_type in KNOWN_TYPES else (),
+        "blob" if blob else "manifest", at, stamp, text_of(request, "id") or text_of(event, "id"),
+        method, text_of(target, "repository"), text_of(target, "digest"),
+        text_of(target, "tag") or None, amount(target.get("size")), media_type,
+        event_references(target) if media_type in KNOWN_TYPES else (),
         host(text_of(request, "addr")), text_of(request, "useragent"),
         text_of(child(event, "actor"), "name") or None, True, True)
 
@@ -801,17 +800,17 @@ def line_fact(line: str) -> Optional[Fact]:
     LINE is logrus text or JSON, with anything in front of it (compose, syslog). Returns None for
     lines that say neither; raises ValueError for one that should but cannot be read.
     """
-    if "/blobs/" not in line or "GET" not in line:
-        if "listening on" not in line:
-            return None
-    elif "response completed" not in line and "authorized request" not in line:
-        return None
     usual = _USUAL_LINE.search(line) if len(line) < MAX_USUAL_LINE else None
     if usual:
         stamp, message, user, request, address, name, digest, agent, *answer = usual.groups()
         if message[0] == "a" or answer[0]:
             return _blob_fact(stamp, request, name, digest, host(address),
                               _unquote(agent) if "\\" in agent else agent, user, *answer)
+    if "/blobs/" not in line or "GET" not in line:
+        if "listening on" not in line:
+            return None
+    elif "response completed" not in line and "authorized request" not in line:
+        return None
     text, brace = line.find("time="), line.find("{")
     try:
         if brace >= 0 and not 0 <= text < brace:
@@ -845,8 +844,8 @@ def _blob_fact(stamp: str, request: str, repository: str, digest: str, client: s
                user: Optional[str], duration: Optional[str], status: Any, written: Any) -> Fact:
     at = began = seconds(stamp)
     if duration is not None:
-        began -= sum(float(number) * _UNITS[unit]
-                     for number, unit in _DURATION.findall(duration[:40]))
+        for number, unit in _DURATION.findall(duration[:40]):
+            began -= float(number) * _UNITS[unit]
         status, written = int(status), amount(int(written))
         if written is None:
             raise ValueError("not a number of bytes")
@@ -1193,8 +1192,8 @@ class Tracker:
         if self._next_sweep - 1 <= now < self._next_sweep:
             return []
         self._next_sweep = now + 1
-        changes = [change for pull in sorted(self._unsettled, key=_start) if pull.due <= now
-                   for change in self._judge(pull)]
+        due = sorted((pull for pull in self._unsettled if pull.due <= now), key=_start)
+        changes = [change for pull in due for change in self._judge(pull)]
         if not self._next_review - 60 <= now < self._next_review or self._too_much(1.1):
             self._next_review = now + 60
             changes += self._review()
@@ -1308,15 +1307,14 @@ class Tracker:
                 return
             request = self._requests[fact.request] = Request(fact)
             self._parts += 1
-        pull = request.pull
-        if pull:
-            pull.drop_request(request)
-        if request.learn(fact):
-            if pull:
-                pull.add_request(request)
+        progress = request.pull and request.pull.progress[request.digest]
+        if progress:
+            progress.remove(request)
+        moves = request.learn(fact)
+        if progress:
+            progress.add(request)
+        if moves:
             self._assign((fact.client, fact.agent, fact.repository), request, fact)
-        else:
-            pull.add_request(request)
         pull = request.pull
         if fact.ended:
             pull.end(fact.time, fact.stamp)
@@ -1481,14 +1479,14 @@ def event_line(event: dict) -> str:
         at = stamp[11:19] or "--:--:--"
     repository, tag = text_of(target, "repository"), text_of(target, "tag")
     digest = short(text_of(target, "digest"))
-    if is_blob(event):
+    if is_blob(target):
         origin = text_of(target, "fromRepository")
         words = [repository, f"layer {digest}", byte_size(amount(target.get("size"))),
                  f"from {origin}" if origin else "",
                  "asked for" if request.get("method") == "HEAD" else ""]
     else:
         words = [f"{repository}:{tag}" if tag else f"{repository}@{digest}"]
-        references = event_references(event)
+        references = event_references(target)
         if target.get("mediaType") in INDEX_TYPES:
             words.append(f"index of {count(len(references), 'manifest')}")
         elif references:

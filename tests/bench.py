@@ -463,8 +463,8 @@ def bench_http(work, options):
     print("Sender:", "Go" if sender else "Python, as go is not there (it may be the limit itself)",
           f"(it took at most {busy:.1f} of {CORES} cores).")
     print(peer_versions(commands) if commands else "pip could not install the Python peers.")
-    print("CPU ms: the server's, per event. To Go: events/s over Go net/http's. To Python: over the\n"
-          "best of Flask and FastAPI with fsync. Failed: requests with an answer but 200, or none.")
+    print("CPU ms: the server's, per event. To Go: events/s over Go net/http's. To Python: over those")
+    print("of the best of Flask and FastAPI with fsync. Failed: answered other than 200, or not.")
     for shape in SHAPES:
         print_shape(shape, servers, runs)
     print("\nEvery log held as many lines as its server gave 200s, or more.\n")

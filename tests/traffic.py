@@ -225,9 +225,9 @@ class Life:
     """A Tracker to which the time passes second by second; what it says is kept in `said`."""
 
     def __init__(self, *facts, now=None):
-        """Live through FACTS in the order of their time."""
+        """Live through FACTS in the order of their time, the first of which is now."""
         self.tracker = listener.Tracker()
-        self.now = now
+        self.now = min((fact.time for fact in facts), default=START) if now is None else now
         self.said = []  # (seconds since START, what, image, verdict)
         self.over = []  # pulls that were forgotten, as objects
         self.feed(*facts)
@@ -246,8 +246,6 @@ class Life:
         return self
 
     def wait_until(self, at):
-        if self.now is None:
-            self.now = at
         # A second at a time, but hours without anybody at longer steps.
         while self.now < at:
             step = 1 if at - self.now < 3000 else 10
