@@ -250,7 +250,10 @@ class Life:
         while self.now < at:
             step = 1 if at - self.now < 3000 else 10
             self.now = min(self.now + step, at)
-            self._keep(self.tracker.tick(self.now))
+            self.tick()
+        self.tick()
+
+    def tick(self):
         self._keep(self.tracker.tick(self.now))
 
     def wait(self, seconds):
