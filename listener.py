@@ -46,6 +46,7 @@ import hmac
 import http.client
 import itertools
 import json
+import marshal
 import operator
 import os
 import queue
@@ -1194,8 +1195,8 @@ class Tracker:
         self._next_sweep = now + 1
         due = sorted((pull for pull in self._unsettled if pull.due <= now), key=_start)
         changes = [change for pull in due for change in self._judge(pull)]
-        if not self._next_review - 60 <= now < self._next_review or self._too_much(1.1):
-            self._next_review = now + 60
+        if not self._next_review - 300 <= now < self._next_review or self._too_much(1.1):
+            self._next_review = now + 300
             changes += self._review()
         return changes
 
@@ -1692,40 +1693,84 @@ class Problem(Exception):
     """What keeps a command from being done, in a line for the person who gave it."""
 
 
-class Counted:
-    """Reads facts from files and counts the lines that cannot be read."""
+def logged_event(line: bytes) -> Optional[Fact]:
+    """What a line of log.log says of a pull; ValueError where it is no event."""
+    # Most of a log may be pushes: what is none of a pull's is not taken apart at all.
+    if line.endswith(b"}\n") and (
+            b'"action":"push"' in line or b'"method":"HEAD"' in line and b"/blobs/" in line):
+        return None
+    try:
+        return event_fact(_decode(line.decode()))
+    except (AttributeError, RecursionError) as error:
+        raise ValueError(f"not an event: {error!r}") from None
 
-    def __init__(self) -> None:
-        self.unreadable = 0
 
-    def events(self, lines: Iterable[bytes]) -> Iterator[Fact]:
-        for line in lines:
-            try:
-                fact = event_fact(_decode(line.decode()))
-            except (ValueError, AttributeError, RecursionError):
-                self.unreadable += not line.isspace()
-                continue
-            if fact:
-                yield fact
+def logged_line(line: bytes) -> Optional[Fact]:
+    """What a line of registry.log says of a pull; ValueError as line_fact."""
+    if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
+        return None
+    return line_fact(line.decode("utf-8", "replace").rstrip("\n"))
 
-    def log_lines(self, lines: Iterable[bytes]) -> Iterator[Fact]:
-        for line in lines:
-            if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
-                continue
-            try:
-                fact = line_fact(line.decode("utf-8", "replace").rstrip("\n"))
-            except ValueError:
-                self.unreadable += 1
-                continue
-            if fact:
-                yield fact
+
+Parse = Callable[[bytes], Optional[Fact]]
+
+
+def facts(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
+    """What LINES say of pulls; COUNTS["unreadable"] goes up by each line that cannot be read."""
+    for line in lines:
+        try:
+            fact = parse(line)
+        except ValueError:
+            counts["unreadable"] += not line.isspace()
+            continue
+        if fact:
+            yield fact
+
+
+def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
+    """The facts in files, read by a process of its own: big logs keep more than one core busy."""
+    receiving, sending = os.pipe()
+    if not os.fork():
+        os.close(receiving)
+        with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(sending, "wb") as pipe:
+            _send_facts(paths, parse, pipe)
+        os._exit(0)
+    os.close(sending)
+    with open(receiving, "rb") as pipe:
+        problem = None
+        while problem is None:
+            size = int.from_bytes(pipe.read(4), "big")
+            if not size:
+                raise Problem(f"the process that reads {', '.join(paths)} was ended")
+            batch, unreadable, problem = marshal.loads(pipe.read(size))
+            yield from map(Fact._make, batch)
+            counts["unreadable"] += unreadable
+    if problem:
+        raise Problem(problem)
+
+
+def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
+    """Write messages of (facts, number of unreadable lines, and at the end what went wrong)."""
+    def send(batch: list, problem: Optional[str]) -> None:
+        data = marshal.dumps((batch, counts.pop("unreadable", 0), problem))
+        pipe.write(len(data).to_bytes(4, "big") + data)
+
+    counts: collections.Counter = collections.Counter()
+    found = map(tuple, facts(itertools.chain.from_iterable(map(read_lines, paths)), parse, counts))
+    problem = ""
+    try:
+        for first in found:
+            send([first, *itertools.islice(found, 499)], None)
+    except Problem as error:
+        problem = str(error)
+    send([], problem)
 
 
 def replay(tracker: Tracker, events: Iterable[Fact],
            lines: Iterable[Fact]) -> Iterator[List[Change]]:
     """Live through two records of the same time once more, in the order of their time."""
     for fact in heapq.merge(events, lines, key=operator.attrgetter("time")):
-        changes = tracker.tick(fact.time) + tracker.feed(fact)
+        changes = tracker.tick(max(fact.time, tracker.now)) + tracker.feed(fact)
         if changes:
             yield changes
 
@@ -1789,9 +1834,10 @@ def serve(options: argparse.Namespace) -> None:
     if options.syslog_port is not None:
         registry_log = open_log(LogFile, registry_log_beside(options.log), console.warn)
         datagrams = bind_syslog(options.host, options.syslog_port)
-    counted = Counted()
-    for _ in replay(tracker, counted.events(tail(options.log, REPLAYED_BYTES)), counted.log_lines(
-            tail(registry_log_beside(options.log), REPLAYED_BYTES))):
+    counts: collections.Counter = collections.Counter()
+    for _ in replay(tracker, facts(tail(options.log, REPLAYED_BYTES), logged_event, counts),
+                    facts(tail(registry_log_beside(options.log), REPLAYED_BYTES), logged_line,
+                          counts)):
         pass  # what those pulls came to was said when it happened
 
     def receive(events: List[dict]) -> None:
@@ -1900,15 +1946,16 @@ def pulls(options: argparse.Namespace) -> None:
     logs, registry_logs = options.logs or [DEFAULT_LOG], options.registry_log or []
     if not options.logs and not registry_logs and os.path.exists(registry_log_beside(DEFAULT_LOG)):
         registry_logs = [registry_log_beside(DEFAULT_LOG)]
-    counted, tracker, chain = Counted(), Tracker(), itertools.chain.from_iterable
+    tracker = Tracker()
+    counts: collections.Counter = collections.Counter()
     show = (lambda pull, now: json.dumps(pull_object(pull, now))) if options.json else pull_row
     if not options.json:
         print(ROW_TITLES)
     # Pulls are forgotten in the order of their end; they wait here for the order of their start.
     ready: List[Tuple[float, int, str]] = []
     number = released = 0
-    for changes in replay(tracker, counted.events(chain(map(read_lines, logs))),
-                          counted.log_lines(chain(map(read_lines, registry_logs)))):
+    for changes in replay(tracker, read_apart(logs, logged_event, counts),
+                          read_apart(registry_logs, logged_line, counts)):
         for change in changes:
             if change.what == "forgotten":
                 number += 1
@@ -1926,8 +1973,8 @@ def pulls(options: argparse.Namespace) -> None:
         ready.append((pull.started, number, show(pull, now)))
     for _, _, text in sorted(ready):
         print(text)
-    if counted.unreadable:
-        print(f"listener: {count(counted.unreadable, 'line')} could not be read",
+    if counts["unreadable"]:
+        print(f"listener: {count(counts['unreadable'], 'line')} could not be read",
               file=sys.stderr)
 
 
