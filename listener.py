@@ -1344,18 +1344,19 @@ class Tracker:
         Without a user there is a newest pull of each user: the one that has asked for the blob
         least often is taken.
         """
-        newest: Dict[Optional[str], Tuple[Tuple[bool, bool], int, float, Pull]] = {}
+        newest: Dict[Optional[str], Tuple[Tuple[int, bool], int, float, Pull]] = {}
         for pull in pulls[:-self.MAX_CANDIDATES - 1:-1]:
             if (pull.manifests and pull.started - .1 > request.time
                     or not pull.wants(request.digest)
                     or request.user_known and pull.user != request.user):
                 continue
-            rank = pull.blobs is not None, pull.lacks(request.digest)
+            known = bool(pull.manifests) + (pull.blobs is not None)
+            rank = known, pull.lacks(request.digest)
             if pull.user not in newest or rank > newest[pull.user][0]:
                 progress = pull.progress.get(request.digest)
                 newest[pull.user] = (rank, -len(progress.requests) if progress else 0,
                                      pull.started, pull)
-            if request.user_known and all(rank):
+            if request.user_known and rank == (2, True):
                 break
         if not newest:
             return None
