@@ -463,8 +463,8 @@ def bench_http(work, options):
     print("Sender:", "Go" if sender else "Python, as go is not there (it may be the limit itself)",
           f"(it took at most {busy:.1f} of {CORES} cores).")
     print(peer_versions(commands) if commands else "pip could not install the Python peers.")
-    print("CPU ms: the server's, per event. To Go: events/s over Go net/http's. To Python: over those")
-    print("of the best of Flask and FastAPI with fsync. Failed: answered other than 200, or not.")
+    print("CPU ms: the server's, per event. To Go: events/s over those of Go net/http; to Python:")
+    print("over the best of Flask and FastAPI with fsync. Failed: answered other than 200, or not.")
     for shape in SHAPES:
         print_shape(shape, servers, runs)
     print("\nEvery log held as many lines as its server gave 200s, or more.\n")
@@ -591,16 +591,21 @@ def generate(recordings, size, log, registry_log):
 
 
 def measure(command, out):
-    """Seconds and peak MB of a command that writes into a file."""
-    began, peak = time.perf_counter(), 0
+    """Seconds, CPU seconds and peak MB of a command that writes into a file."""
+    began, used, peak = time.perf_counter(), os.times(), 0
     with open(out, "wb") as file:
         process = subprocess.Popen([str(word) for word in command], stdout=file)
-        while process.poll() is None:
-            peak = max(peak, memory(process.pid, "VmHWM"))
-            time.sleep(0.02)
+        try:
+            while process.poll() is None:
+                peak = max(peak, memory(process.pid, "VmHWM"))
+                time.sleep(0.02)
+        finally:
+            process.kill()
     if process.returncode:
         sys.exit(f"bench: {' '.join(map(str, command))}: exit status {process.returncode}")
-    return time.perf_counter() - began, peak
+    took, now = time.perf_counter() - began, os.times()
+    cpu = now.children_user + now.children_system - used.children_user - used.children_system
+    return took, cpu, peak
 
 
 def bench_pulls(work, options):
@@ -624,11 +629,13 @@ def bench_pulls(work, options):
     sizes = [os.path.getsize(path) / 1e6 for path in (log, registry_log)]
     print(f"\npulls: log.log of {sizes[0]:.0f} MB with its registry.log of {sizes[1]:.0f} MB,"
           f" {sum(expected.values())} pulls, medians of {options.repeats}")
-    seconds = {name: statistics.median(run[0] for run in runs[name]) for name in runs}
-    base = next(iter(seconds.values()))
-    table(["", "seconds", "ratio", "peak MB"], [
-        [name, f"{seconds[name]:.1f}", f"{seconds[name] / base:.2f}",
-         f"{max(run[1] for run in runs[name]):.0f}"] for name in runs])
+    rows, base = [], None
+    for name in runs:
+        seconds, cpu = (statistics.median(run[n] for run in runs[name]) for n in (0, 1))
+        base = base or (seconds, cpu)
+        rows.append([name, f"{seconds:.1f}", f"{seconds / base[0]:.2f}", f"{cpu:.1f}",
+                     f"{cpu / base[1]:.2f}", f"{max(run[2] for run in runs[name]):.0f}"])
+    table(["", "seconds", "ratio", "CPU s", "ratio", "peak MB"], rows)
     print("jq knows nothing of pulls, and cannot read registry.log: it is no JSON."
           if shutil.which("jq") else "jq is not there.")
     with open(out, "rb") as lines:
@@ -683,6 +690,7 @@ def main():
     options.seconds = options.seconds or (1 if options.quick else 3)
     options.size = options.size or (100 if options.quick else 1000)
     options.repeats = 1 if options.quick else 3
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not to leave the servers running
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n")
     # Beside the sources, since a temporary folder is in memory on many machines.
