@@ -558,6 +558,110 @@ def test_recording_with_delays(name):
         assert differences(life.pulls(), recording(name).truth) == [], f"seed {seed}"
 
 
+# ------------------------------------------------------------------------------ made-up pulls, many
+
+def story(rest, client, image, tag, at):
+    """Random facts of one pull that ended by START + 600, and its verdict and bytes in truth."""
+    index = Index(image, Image("other"), name=f"index of {image.digest}")
+    if rest.random() < 0.3:
+        facts = [client.manifest(at, index, "HEAD", tag), client.manifest(at + 0.1, index),
+                 client.manifest(at + 0.2, image)]
+    elif rest.random() < 0.5:
+        facts = [client.manifest(at, image, "GET", tag)]
+    else:
+        facts = client.asks(at, image, tag)
+    end = rest.choice(["complete", "complete", "up to date", "interrupted", "no config", "unknown"])
+    if end == "up to date":
+        return facts, end, 0
+    layers = rest.sample(image.layers, rest.randint(1, len(image.layers)))  # the rest is there
+    if end != "no config":
+        layers.append(image.config)
+        rest.shuffle(layers)
+    victim, sent = layers[0], 0
+    for digest in layers:
+        size, at = image.sizes[digest], at + rest.random()
+        if digest == victim and end == "unknown":
+            lost = client.blob(at, image, digest, rest.randint(0, size - 1), took=rest.random() * 5)
+            how = rest.choice(["lost", "redirected"])
+            facts += lost[:2] if how == "lost" else [
+                *lost[:2], lost[2]._replace(status=307, written=0)]
+            continue
+        cut = digest == victim and end == "interrupted"
+        attempts, have = rest.choice([1, 1, 2, 3]), 0
+        for attempt in range(attempts):
+            last = attempt == attempts - 1
+            part = rest.randint(0, (size - have) // 2)
+            if last:
+                part = rest.randint(0, size - have - 1) if cut else size - have
+            took = 0.1 + rest.random() * 10
+            facts += client.blob(at, image, digest, part, 206 if attempt else 200, took)
+            have, at = have + part, at + took + rest.random() * 10
+        sent += have
+    verdict = "interrupted" if end == "no config" else end
+    return facts, verdict, None if end == "unknown" else sent
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_many_made_up_pulls_at_once(seed):
+    """Users behind one address pull images at once and again; in order, and with late events."""
+    rest = random.Random(seed)
+    facts, truth = [], []
+    for user in ("foo", "bar", "baz", None):
+        client = Client(user=user, repository=rest.choice(["my/app", "my/other"]))
+        for number in range(6):
+            # One user's pulls at one time are of different images: of the same one, nobody knows.
+            image = Image(f"image{number}", oci=rest.random() < 0.5, sizes=[
+                rest.randint(1, 10 ** 6) for _ in range(rest.randint(2, 5))])
+            tag, at = f"tag{number}", START + rest.random() * 60
+            more, verdict, sent = story(rest, client, image, tag, at)
+            facts += more
+            truth.append((f"{client.repository}:{tag}", user or "", image.digest, verdict, sent))
+    for delay in (0, 20):
+        due = {fact: fact.time + rest.random() * (delay if fact.event else 0.2 * bool(delay))
+               for fact in facts}
+        life = Life(now=START)
+        for fact in sorted(facts, key=due.get):
+            life.wait_until(due[fact])
+            life.hear(fact)
+        life.wait(4000)
+        assert sorted(truth, key=str) == sorted((
+            (pull["image"], pull["user"] or "", pull["digest"], pull["verdict"], pull["sent"])
+            for pull in life.pulls()), key=str)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nonsense(seed):
+    """Facts that contradict each other, in no order of time: no exception, and all is forgotten."""
+    rest = random.Random(seed)
+    tracker, now = listener.Tracker(), START
+    digests = [digest_of(str(number)) for number in range(6)]
+    for _ in range(3000):
+        now += rest.choice([0, 0, 0.1, 1, 20, -5, 4000 if rest.random() < 0.05 else 0])
+        kind = rest.choice(["manifest", "blob", "blob", "blob", "start"])
+        at = now + rest.choice([0, -1, 1, -40, 1000])
+        references = tuple((digest, rest.randint(0, 5), rest.choice(["", "x"]))
+                           for digest in rest.choices(digests, k=rest.randint(0, 4)))
+        ended, event = rest.random() < 0.6, rest.random() < 0.5
+        fact = listener.Fact(
+            kind, at, stamp(at), str(rest.randint(0, 300)), rest.choice(["GET", "HEAD"]),
+            rest.choice("ab"), rest.choice(digests), rest.choice([None, "1", "2"]),
+            rest.choice([None, 0, 5]),
+            rest.choice([DOCKER_MANIFEST, DOCKER_INDEX, "application/octet-stream", ""]),
+            references, rest.choice("cd"), rest.choice("ef"), rest.choice([None, "foo", "bar"]),
+            event, ended or event, at - rest.randint(0, 3) if not event else None,
+            rest.choice([200, 206, 307, 404]) if ended and not event else None,
+            rest.randint(0, 7) if ended and not event else None)
+        tracker.feed(fact if kind != "start" else listener.Fact("start", at, stamp(at)))
+        for change in tracker.tick(now):
+            listener.pull_object(change.pull, now)
+            assert listener.pull_line(change, now).isprintable()
+            assert len(listener.pull_row(change.pull, now)) <= 100
+        assert len(tracker) == sum(1 for _ in tracker)
+    for day in range(20):
+        tracker.tick(now + day * 86400)
+    assert len(tracker) == 0 and held(tracker) < 60
+
+
 # ----------------------------------------------------------------------------------------- it stays
 
 def held(thing, seen=None):
