@@ -240,7 +240,7 @@ def test_healthz(listener):
 
 @pytest.mark.parametrize("line", ["POST /log HTTP/2.0", "POST /log HTTP/9", "POST /log",
                                   "POST", "GET /healthz", "POST /log HTTP/1.1 x", "\x16\x03\x01",
-                                  "POST /" + "a" * 70_000 + " HTTP/1.1"])
+                                  pytest.param("POST /" + "a" * 70_000 + " HTTP/1.1", id="long")])
 def test_what_is_no_request_is_the_clients_fault(shared, line):
     answer = shared.raw(line.encode() + b"\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
     assert all(400 <= status < 500 for status in statuses(answer)), answer
@@ -387,8 +387,10 @@ def test_lines_that_nobody_can_read_do_not_keep_it_from_starting(tmp_path):
         assert listener.err == ""
 
 
-@pytest.mark.parametrize("whole", [b"", b'{"id":"a"}\n', b'{"id":"a"}\n{"id":"b"}\n'])
-@pytest.mark.parametrize("torn", [b'{"id":"t","half', b"x", b"x" * 200_000])
+@pytest.mark.parametrize("whole", [b"", b'{"id":"a"}\n', b'{"id":"a"}\n{"id":"b"}\n'],
+                         ids=["nothing", "a line", "two lines"])
+@pytest.mark.parametrize("torn", [b'{"id":"t","half', b"x", b"x" * 200_000],
+                         ids=["half", "a byte", "200 kB"])
 def test_a_torn_last_line_is_cut_off_at_the_start(tmp_path, whole, torn):
     log = tmp_path / "listener_log" / "log.log"
     log.parent.mkdir()
