@@ -36,6 +36,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import email.utils
 import errno
 import fcntl
 import functools
@@ -71,7 +72,7 @@ from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Nam
 MAX_BODY = 8 << 20  # bytes
 LARGE_BODY = 128 << 10  # bytes; of bodies above it only a few are in memory, one is parsed
 MAX_EVENTS = 20_000  # in an envelope; a registry sends one
-MAX_HEADERS = 64 << 10  # bytes
+MAX_HEADERS = 128 << 10  # bytes, with the request line
 REQUEST_SECONDS = 10  # a request that is not there whole by then is dropped
 MAX_CONNECTIONS = 1000
 SPARE_WORKERS = 64
@@ -108,6 +109,11 @@ def _refuse(constant: str) -> None:
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+@functools.lru_cache(maxsize=2)
+def _http_date(now: int) -> str:
+    return email.utils.formatdate(now, usegmt=True)
 
 
 class LimitedHeaders:
@@ -169,21 +175,25 @@ class Handler(BaseHTTPRequestHandler):
         large = length > LARGE_BODY
         with self.server.large_bodies if large else contextlib.nullcontext():
             body = self.rfile.read(length)
-            if len(body) < length:
-                return self.send_error(400, f"the body ends after {len(body)} of {length} bytes")
             with self.server.answering(self.connection):
                 with self.server.large_parsing if large else contextlib.nullcontext():
-                    self._receive(body)
+                    status, text = self._receive(body, length)
+        if status == 400:
+            self.send_error(status, text)
+        else:
+            self.answer(status, text)
 
-    def _receive(self, body: bytes) -> None:
+    def _receive(self, body: bytes, length: int) -> Tuple[int, str]:
+        """Hand the events of a body on; the status that says what came of it, and why."""
         try:
+            if len(body) < length:
+                raise ValueError(f"the body ends after {len(body)} of {length} bytes")
             self.server.receive(parse_envelope(body))
         except ValueError as error:
-            self.send_error(400, str(error))
+            return 400, str(error)
         except OSError as error:
-            self.answer(503, f"{error}; send it again\n")
-        else:
-            self.answer(200)
+            return 503, f"{error}; send it again\n"
+        return 200, ""
 
     def _length_refusal(self) -> Optional[Tuple[int, str]]:
         """The status and the reason where it is not sure where this request's body ends."""
@@ -267,6 +277,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if getattr(self, "command", None) != "HEAD":
             self.wfile.write(body)
+
+    def date_time_string(self, timestamp: Optional[float] = None) -> str:
+        return _http_date(int(time.time() if timestamp is None else timestamp))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: what is worth a line is told to the server, which knows the console."""
@@ -361,6 +374,8 @@ class Server(HTTPServer):
                          "the certificate one that it trusts?")
         except (OSError, ValueError):
             pass  # the client is gone, or was dropped
+        except Exception as error:  # a worker goes on, whatever one connection did to it
+            self.refused(0, address[0], f"that failed with {error!r}")
         finally:
             with self._lock:
                 self._deadlines.pop(connection, None)
@@ -696,6 +711,9 @@ class Fact(NamedTuple):
     written: Optional[int] = None  # bytes of the answer that went into the socket
 
 
+_SECOND = re.compile(r"[0-6][0-9](?:\.[0-9]+)?")
+
+
 @functools.lru_cache(maxsize=1024)
 def _minute(stamp: str, zone: str) -> float:
     return datetime.fromisoformat(stamp + ":00" + zone.replace("Z", "+00:00")).timestamp()
@@ -707,10 +725,10 @@ def seconds(stamp: str) -> float:
     datetime.fromisoformat reads neither "Z" nor nine decimals before Python 3.11.
     """
     zone = "Z" if stamp.endswith("Z") else stamp[-6:]
-    at = _minute(stamp[:16], zone) + float(stamp[17:-len(zone)])
-    if not 0 <= at < 1e11:
-        raise ValueError(f"{stamp} is no time that a registry lives in")
-    return at
+    second = stamp[17:-len(zone)]
+    if not _SECOND.fullmatch(second):
+        raise ValueError(f"{stamp} is no RFC 3339 time")
+    return _minute(stamp[:16], zone) + float(second)
 
 
 def child(value: dict, name: str) -> dict:
@@ -749,8 +767,8 @@ def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
 
 def is_blob(target: dict) -> bool:
     """Whether the target of an event is a blob, rather than a manifest."""
-    url = text_of(target, "url")
-    return "/blobs/" in url or "/manifests/" not in url and (
+    kind = text_of(target, "url").rpartition("/")[0].rpartition("/")[2]
+    return kind == "blobs" or kind != "manifests" and (
         target.get("mediaType") == "application/octet-stream")
 
 
@@ -933,14 +951,20 @@ class Progress:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("requests", "open", "size", "whole", "parts", "unknown")
+    __slots__ = ("requests", "open", "size", "before", "whole", "parts", "unknown")
 
-    def __init__(self) -> None:
+    def __init__(self, before: int) -> None:
+        self.before = before  # bytes that an earlier pull was sent: containerd keeps those
         self.requests: Dict[str, Request] = {}
         self.open: Dict[str, Request] = {}  # those of which no end is known
         self.size: Optional[int] = None  # bytes
         self.whole = self.parts = 0  # bytes, of the longest whole answer and of all others
         self.unknown = 0  # how many ended with nothing to tell how much they sent
+
+    @property
+    def reached(self) -> int:
+        """How many bytes the client may have of it."""
+        return self.whole + self.parts + (0 if self.whole or not self.parts else self.before)
 
     def add(self, request: Request) -> None:
         self.requests[request.id] = request
@@ -1041,11 +1065,11 @@ class Pull:
 
     # -- blobs
 
-    def add_request(self, request: Request) -> None:
+    def add_request(self, request: Request, before: int = 0) -> None:
         request.pull = self
         self.latest = max(self.latest, request.time)
         if request.digest not in self.progress:
-            self.progress[request.digest] = Progress()
+            self.progress[request.digest] = Progress(before)
         self.progress[request.digest].add(request)
 
     def drop_request(self, request: Request) -> None:
@@ -1070,7 +1094,7 @@ class Pull:
         """Whether what was sent of this blob is less than all of it."""
         progress = self.progress.get(digest)
         size = self._size(digest, progress) if progress else None
-        return size is None or progress.whole + progress.parts < size
+        return size is None or progress.reached < size
 
     def _size(self, digest: str, progress: Progress) -> Optional[int]:
         return progress.size if self.blobs is None else self.blobs.get(digest, progress.size)
@@ -1082,8 +1106,8 @@ class Pull:
 
     def _blob(self, digest: str, progress: Progress, now: float) -> Blob:
         size, sent = self._size(digest, progress), progress.whole + progress.parts
-        if size is not None and sent >= size:
-            return Blob("whole", size, size)
+        if size is not None and progress.reached >= size:
+            return Blob("whole", min(sent, size), size)
         lost = False
         for request in progress.open.values():
             # A request of which no end was told may have lost its end, but hardly goes on if it
@@ -1328,11 +1352,17 @@ class Tracker:
         old = request.pull
         if old:
             old.drop_request(request)
-        pull = self._best(self._pulls.get(key, []), request)
+        pulls = self._pulls.get(key, [])
+        pull = self._best(pulls, request)
         if pull is None and fact is not None:
             pull = self._add(key, Pull(fact))
             pull.user = request.user
-        (pull or old).add_request(request)
+        pull = pull or old
+        before = max((other.progress[request.digest].reached
+                      for other in pulls[-self.MAX_CANDIDATES:] if other.manifests
+                      and other.started < pull.started and request.digest in other.progress),
+                     default=0)
+        pull.add_request(request, before)
         if old and old is not request.pull:
             self._touch(request.pull)
             if not self._forget_empty(old):
@@ -1489,7 +1519,7 @@ def event_line(event: dict) -> str:
     else:
         words = [f"{repository}:{tag}" if tag else f"{repository}@{digest}"]
         references = event_references(target)
-        if target.get("mediaType") in INDEX_TYPES:
+        if text_of(target, "mediaType") in INDEX_TYPES:
             words.append(f"index of {count(len(references), 'manifest')}")
         elif references:
             blobs = {name: size for name, size, _ in references}
@@ -1582,17 +1612,18 @@ def pull_row(pull: Pull, now: float) -> str:
 class Console:
     """The one thread that owns the live Tracker and the terminal.
 
-    What it is handed waits in a queue, so that a stopped terminal or a full pipe holds nobody up;
-    what the queue has no room for is dropped and counted.
+    What it is handed waits in a list, so that a stopped terminal or a full pipe holds nobody up;
+    what the list has no room for is dropped and counted.
     """
 
     MAX_WAITING = 100_000  # lines, facts, and what manifests refer to
 
     def __init__(self, tracker: Tracker, quiet: bool, verbose: bool) -> None:
         self._tracker, self._quiet, self._verbose = tracker, quiet, verbose
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._waiting = self._dropped = 0
+        self._lock, self._news = threading.Lock(), threading.Event()
+        self._waiting: List[Tuple[Callable, Tuple]] = []
+        self._weight = self._dropped = 0
+        self._stopping = False
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         # The wall clock may be set; this one cannot, and agrees with it at the start.
         self._wall = time.time() - time.monotonic()
@@ -1603,8 +1634,8 @@ class Console:
 
     def events(self, events: List[dict]) -> None:
         """Show EVENTS, which are in the log, and follow the pulls in them."""
-        for event in events:
-            if not self._quiet and (self._verbose or event.get("action") != "pull"):
+        for event in () if self._quiet else events:
+            if self._verbose or event.get("action") != "pull":
                 self._put(self._say, event_line(event), text_of(event, "action"))
             fact = event_fact(event)
             if fact:
@@ -1612,7 +1643,7 @@ class Console:
 
     def lines(self, lines: List[str]) -> None:
         """Follow the pulls in LINES of the registry's log."""
-        for line in lines:
+        for line in () if self._quiet else lines:
             with contextlib.suppress(ValueError):
                 fact = line_fact(line)
                 if fact:
@@ -1624,36 +1655,38 @@ class Console:
 
     def _put(self, show: Callable, *what: Any, weight: int = 1) -> None:
         with self._lock:
-            if self._waiting + weight > self.MAX_WAITING:
+            if self._weight + weight > self.MAX_WAITING:
                 self._dropped += 1
                 return
-            self._waiting += weight
-        self._queue.put((show, what, weight))
+            self._weight += weight
+            self._waiting.append((show, what))
+        if not self._news.is_set():
+            self._news.set()
 
     def stop(self, seconds: float) -> bool:
         """Show what waits, for up to SECONDS; whether all was shown."""
-        self._queue.put((None, (), 0))
+        self._stopping = True
+        self._news.set()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        show: Optional[Callable] = self._tell
-        while show:
-            try:
-                show, what, weight = self._queue.get(timeout=1)
-            except queue.Empty:
-                show, what, weight = self._tell, ([],), 0
-            try:
-                self._tell(self._tracker.tick(time.monotonic() + self._wall))
-                if show:
-                    show(*what)
-            except Exception as error:  # what goes wrong with the telling is none of the keeping
-                self._print(f"listener: the console failed with {error!r}; the files do not",
-                            sys.stderr)
+        stopping = False
+        while not stopping:
+            self._news.wait(1)
+            stopping = self._stopping
+            if not stopping:
+                time.sleep(.05)  # to wake once for much, rather than for each
+            self._news.clear()
             with self._lock:
-                self._waiting -= weight
-                dropped = 0 if self._waiting else self._dropped
-                self._dropped -= dropped
+                waiting, self._waiting, self._weight = self._waiting, [], 0
+                dropped, self._dropped = self._dropped, 0
+            for show, what in waiting + [(self._tell, ([],))]:
+                try:
+                    self._tell(self._tracker.tick(time.monotonic() + self._wall))
+                    show(*what)
+                except Exception as error:  # the telling may fail, the keeping goes on
+                    self._print(f"listener: cannot show what came: {error!r}", sys.stderr)
             if dropped:
                 self._print(f"listener: {count(dropped, 'message')} came too fast to show or "
                             "follow; the files have them", sys.stderr)
@@ -1672,8 +1705,6 @@ class Console:
                     self._say(line, "interrupted")
 
     def _say(self, line: str, kind: str) -> None:
-        if self._quiet:
-            return
         if self._colour and kind in COLOURS:
             line = f"\033[{COLOURS[kind]}m{line}\033[0m"
         self._print(line, sys.stdout)
@@ -1698,7 +1729,7 @@ def logged_event(line: bytes) -> Optional[Fact]:
     """What a line of log.log says of a pull; ValueError where it is no event."""
     # Most of a log may be pushes: what is none of a pull's is not taken apart at all.
     if line.endswith(b"}\n") and (
-            b'"action":"push"' in line or b'"method":"HEAD"' in line and b"/blobs/" in line):
+            b'"action":"push"' in line or b'"method":"HEAD"' in line and b"/blobs/sha" in line):
         return None
     try:
         return event_fact(_decode(line.decode()))
@@ -1770,10 +1801,33 @@ def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
 def replay(tracker: Tracker, events: Iterable[Fact],
            lines: Iterable[Fact]) -> Iterator[List[Change]]:
     """Live through two records of the same time once more, in the order of their time."""
-    for fact in heapq.merge(events, lines, key=operator.attrgetter("time")):
-        changes = tracker.tick(max(fact.time, tracker.now)) + tracker.feed(fact)
+    for moment, fact in heapq.merge(paced(events), paced(lines), key=operator.itemgetter(0)):
+        changes = tracker.tick(max(moment, tracker.now)) + tracker.feed(fact)
         if changes:
             yield changes
+
+
+def follow_again(tracker: Tracker, log: str) -> None:
+    """Let TRACKER know of the pulls that were under way when a listener stopped."""
+    counts: collections.Counter = collections.Counter()
+    events = facts(tail(log, REPLAYED_BYTES), logged_event, counts)
+    lines = facts(tail(registry_log_beside(log), REPLAYED_BYTES), logged_line, counts)
+    for _ in replay(tracker, events, lines):
+        pass  # it was said when it happened
+
+
+def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
+    """Each fact with its moment: its time, unless that lies far ahead of what comes next.
+
+    So a clock that was wrong for once does not hold up all that follows.
+    """
+    previous = None
+    for fact in some:
+        if previous:
+            yield min(previous.time, fact.time + 60), previous
+        previous = fact
+    if previous:
+        yield previous.time, previous
 
 
 def registry_log_beside(log: str) -> str:
@@ -1835,11 +1889,8 @@ def serve(options: argparse.Namespace) -> None:
     if options.syslog_port is not None:
         registry_log = open_log(LogFile, registry_log_beside(options.log), console.warn)
         datagrams = bind_syslog(options.host, options.syslog_port)
-    counts: collections.Counter = collections.Counter()
-    for _ in replay(tracker, facts(tail(options.log, REPLAYED_BYTES), logged_event, counts),
-                    facts(tail(registry_log_beside(options.log), REPLAYED_BYTES), logged_line,
-                          counts)):
-        pass  # what those pulls came to was said when it happened
+    if not options.quiet:
+        follow_again(tracker, options.log)
 
     def receive(events: List[dict]) -> None:
         failed = log.error
