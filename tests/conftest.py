@@ -1,0 +1,31 @@
+"""What needs a tool that is not there is skipped and says why; with STS_CI set, it fails."""
+import os
+import subprocess
+
+import pytest
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "docker: needs a Docker Engine that answers")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("docker"):
+        need(docker_trouble(), "Docker")
+
+
+def need(trouble, what):
+    """Skip (in CI: fail) the running test for want of WHAT, where there is TROUBLE with it."""
+    if trouble:
+        (pytest.fail if os.environ.get("STS_CI") else pytest.skip)(f"needs {what}: {trouble}")
+
+
+def docker_trouble(known=[]):  # the default is the memory: one `docker info` a run
+    if not known:
+        try:
+            done = subprocess.run(["docker", "info"], capture_output=True, text=True, timeout=30)
+            known.append(done.stderr.strip() if done.returncode else "")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            known.append(str(error))
+    return known[0]

@@ -1,0 +1,530 @@
+"""The stack as its user starts it: `make run` on a copy of the repository, and a real docker."""
+import collections
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from conftest import need
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+FILES = ["listener.py", "Dockerfile", ".dockerignore", "docker-compose.yml", "config.yml",
+         "auth_config.yml", "Makefile"]
+CONTAINERS = ["sts_docker_auth_registry_1", "sts_docker_auth", "sts_listener_server"]
+REGISTRY, _, LISTENER = CONTAINERS
+PASSWORDS = {"foo": "foopass", "bar": "barpass"}
+LAYER = "application/octet-stream"
+# What the stack may be told by its user's environment is for the tests to say.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {
+    "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "AUTH_CONFIG", "LISTENER_USER",
+    "MAKEFLAGS"}}
+
+
+def run(*command, ok=True, timeout=120, **options):
+    """What COMMAND wrote. OK: it must succeed (True), must fail (False), may do either (None)."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=timeout, **options)
+    assert ok is None or (done.returncode == 0) is ok, \
+        f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def until(condition, what, timeout=60):
+    """What CONDITION returns once that is true; a failure that says WHAT did not happen in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout} s: {what() if callable(what) else what}")
+        time.sleep(0.1)
+
+
+def copy_to(folder):
+    for name in FILES:
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+def inspect(container, template, ok=True):
+    return run("docker", "inspect", "-f", template, container, ok=ok).strip()
+
+
+def locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+@contextlib.contextmanager
+def machine():
+    """The whole machine for one stack: its ports and the names of its containers are fixed."""
+    with contextlib.ExitStack() as afterwards:
+        path = os.path.join(tempfile.gettempdir(), "sts-stack.lock")
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        afterwards.callback(os.close, lock)
+        until(lambda: locked(lock), "the end of another test run's stack", timeout=300)
+        for kind, port in [(socket.SOCK_STREAM, 5000), (socket.SOCK_STREAM, 5001),
+                           (socket.SOCK_STREAM, 8086), (socket.SOCK_DGRAM, 8086)]:
+            with socket.socket(socket.AF_INET, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    pytest.fail(f"port {port} of 127.0.0.1: {error}: stop what uses it (your own"
+                                " stack: make stop), the tests need it for a stack of their own")
+        # A stack that was stopped keeps its containers: they get their names back afterwards.
+        for name in CONTAINERS:
+            if inspect(name, "{{.Id}}", ok=None).isalnum():
+                run("docker", "rename", name, f"{name}_kept")
+                afterwards.callback(run, "docker", "rename", f"{name}_kept", name)
+        yield
+
+
+class Stack:
+    """`make run` in FOLDER, attached to no terminal; what it wrote is in `console`."""
+
+    def __init__(self, folder, command, user=None, **settings):
+        self.folder, self.settings = folder, settings
+        self.log = folder / "listener_log" / "log.log"
+        self.registry_log = self.log.with_name("registry.log")
+        self.user = {} if user in (None, os.getuid()) else {
+            "user": user, "group": user, "extra_groups": [os.stat("/var/run/docker.sock").st_gid]}
+        self.env = {**ENVIRONMENT, **settings, "HOME": str(folder)}
+        self.output = open(folder / "console", "w+")
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=self.env, stdout=self.output, stderr=subprocess.STDOUT,
+            start_new_session=True, **self.user)
+
+    def __enter__(self):
+        try:
+            until(self.answers, lambda: f"the registry answers\n{self.console}", timeout=120)
+            self.healthy = inspect(LISTENER, "{{json .State.Health.Log}}")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        """Leave nothing of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.output.close()
+        self.make("clean")
+
+    def answers(self):
+        """Whether the registry says 401, under a certificate that is for localhost."""
+        assert self.process.poll() is None, self.console
+        try:
+            trust = ssl.create_default_context(cafile=str(self.folder / "certs" / "sts.crt"))
+            urllib.request.urlopen("https://localhost:5000/v2/", context=trust, timeout=5)
+        except urllib.error.HTTPError as error:
+            return error.code == 401
+        except OSError:
+            return False
+
+    @property
+    def console(self):
+        with open(self.folder / "console", errors="replace") as file:
+            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.read())
+
+    @property
+    def events(self):
+        text = self.log.read_text() if self.log.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def interrupt(self):
+        """Ctrl-C."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(timeout=60)
+
+    def make(self, *arguments, ok=True):
+        return run("make", *arguments, ok=ok, cwd=self.folder, env=self.env, **self.user)
+
+    def client(self, user):
+        """A docker client of USER's: the environment for `docker push` and so on."""
+        config = self.folder / f"docker-{user}"
+        host = run("docker", "context", "inspect", "-f", "{{.Endpoints.docker.Host}}").strip()
+        return {**ENVIRONMENT, "DOCKER_HOST": host, "DOCKER_CONFIG": str(config)}
+
+    def login(self, user, password=None, ok=True):
+        return run("docker", "login", "-u", user, "--password-stdin", "https://localhost:5000",
+                   ok=ok, env=self.client(user), input=password or PASSWORDS[user])
+
+    def docker(self, user, *arguments, ok=True):
+        return run("docker", *arguments, ok=ok, env=self.client(user))
+
+    def blobs_pushed(self, image):
+        """The digests of IMAGE's config and layers, from the event of its push, once that came."""
+        repository, tag = image.partition("/")[2].split(":")
+
+        def manifest():
+            for event in self.events:
+                target = event["target"]
+                if event["action"] == "push" and target["repository"] == repository \
+                        and target.get("tag") == tag:
+                    return target
+        found = until(manifest, f"the event of {image}'s manifest\n{self.console[-3000:]}")
+        digests = [reference["digest"] for reference in found["references"]]
+        assert digests[0] == inspect(image, "{{.Id}}")
+        return digests
+
+
+def times(events, action, method, mediatype=LAYER):
+    """How often each digest was in an event of this kind."""
+    return collections.Counter(
+        event["target"]["digest"] for event in events if event["action"] == action
+        and event["request"]["method"] == method and event["target"]["mediaType"] == mediatype)
+
+
+def once_each(digests):
+    return {digest: 1 for digest in digests}
+
+
+def same_ids_once(stack):
+    ids = [event["id"] for event in stack.events]
+    assert len(ids) == len(set(ids))
+
+
+# ------------------------------------------------------------------------------ without the stack
+
+def make(folder, *arguments, ok=True, **environment):
+    environment = {**ENVIRONMENT, **environment}
+    return run("make", *arguments, ok=ok, cwd=folder, env=environment)
+
+
+def test_certificate_is_for_its_names_and_stays_until_they_change(tmp_path):
+    copy_to(tmp_path)
+    key, certificate = tmp_path / "certs" / "sts.key", tmp_path / "certs" / "sts.crt"
+
+    def names():
+        text = run("openssl", "x509", "-in", str(certificate), "-noout", "-text")
+        return set(re.search(r"Alternative Name:\s*(.*)", text).group(1).split(", "))
+
+    always = {"DNS:localhost", "IP Address:127.0.0.1", f"DNS:{os.uname().nodename}"}
+    make(tmp_path, "certs")
+    assert names() == always
+    assert key.stat().st_mode & 0o777 == 0o600
+    first = key.read_bytes()
+    make(tmp_path, "certs")
+    assert key.read_bytes() == first
+    make(tmp_path, "certs", "HOSTNAME=registry.example")
+    assert names() == always | {"DNS:registry.example"}
+    assert key.read_bytes() != first
+    make(tmp_path, "certs", "HOSTNAME=192.0.2.7")
+    assert names() == always | {"IP Address:192.0.2.7"}
+
+
+def test_help_is_the_default_and_names_every_target(tmp_path):
+    copy_to(tmp_path)
+    targets = re.findall(r"^\.PHONY: (\w+)", (tmp_path / "Makefile").read_text(), re.M)
+    assert re.findall(r"^  make ([a-z]+) ", make(tmp_path), re.M) == targets
+
+
+@pytest.mark.parametrize("target, tool", [
+    ("build", "docker"), ("run", "openssl"), ("stop", "docker"), ("demo", "docker"),
+    ("pulls", "docker"), ("test", "python3"), ("bench", "python3"), ("clean", "docker")])
+def test_make_says_which_tool_is_missing_and_where_to_get_it(tmp_path, target, tool):
+    copy_to(tmp_path)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ["sh", "make", "rm", "mkdir"]:
+        (tools / name).symlink_to(shutil.which(name))
+    output = make(tmp_path, target, ok=False, PATH=str(tools))
+    assert re.search(rf": {tool}[^:]* does not work here: install .*", output), output
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("buildkit", ["0", "1"], ids=["classic", "buildkit"])
+def test_image_builds(tmp_path, buildkit):
+    copy_to(tmp_path)
+    name = f"sts_test_{os.getpid()}"
+    environment = {**ENVIRONMENT, "DOCKER_BUILDKIT": buildkit}
+    run("docker", "build", "-t", name, str(tmp_path), env=environment)
+    try:
+        assert "healthz" in inspect(name, "{{.Config.Healthcheck.Test}}")
+        output = run("docker", "run", "--rm", "--user", "4711", name, "serve", "--help")
+        assert "--syslog-port" in output
+    finally:
+        run("docker", "rmi", name)
+
+
+@pytest.mark.docker
+def test_bind_publishes_all_but_the_syslog_port(tmp_path):
+    copy_to(tmp_path)
+    for bind in [None, "0.0.0.0"]:
+        environment = {**ENVIRONMENT, "BIND": bind} if bind else ENVIRONMENT
+        config = json.loads(run("docker", "compose", "config", "--format", "json", cwd=tmp_path,
+                                env=environment))
+        ports = {(int(port["published"]), port["protocol"]): port["host_ip"]
+                 for service in config["services"].values() for port in service["ports"]}
+        address = bind or "127.0.0.1"
+        assert ports == {(5000, "tcp"): address, (5001, "tcp"): address, (8086, "tcp"): address,
+                         (8086, "udp"): "127.0.0.1"}
+
+
+@pytest.mark.docker
+def test_compose_up_without_certificates_says_what_is_missing(tmp_path):
+    copy_to(tmp_path)
+    with machine():
+        try:
+            output = run("docker", "compose", "up", "-d", ok=False, cwd=tmp_path, env=ENVIRONMENT)
+        finally:
+            run("docker", "compose", "down", "--volumes", "--rmi", "local", cwd=tmp_path,
+                env=ENVIRONMENT)
+    assert f"does not exist: {tmp_path / 'certs'}" in output
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("command", ["make run", "docker-compose up"])
+def test_docker_compose_1_29_for_a_user_who_is_not_root(command):
+    """The old Compose, and a checkout that only its owner can read."""
+    need("" if shutil.which("docker-compose") and "version 1." in run("docker-compose", "version")
+         else "not found", "docker-compose 1.29")
+    user = 1000 if os.getuid() == 0 else os.getuid()
+    with contextlib.ExitStack() as afterwards:
+        folder = pathlib.Path(tempfile.mkdtemp())  # as only the tests' user may enter tmp_path
+        afterwards.callback(shutil.rmtree, folder)
+        copy_to(folder)
+        for path in [folder, *folder.iterdir()]:
+            path.chmod(0o700)
+            os.chown(path, user, -1)
+        afterwards.enter_context(machine())
+        if command != "make run":
+            run("make", "certs", cwd=folder, env=ENVIRONMENT, user=user)
+        stack = afterwards.enter_context(
+            Stack(folder, command.split(), user=user, COMPOSE="docker-compose"))
+        stack.make("demo")
+        assert times(stack.events, "push", "PUT")
+        if command == "make run":
+            assert {path.stat().st_uid for path in folder.glob("listener_log/*")} == {user}
+        assert re.search(rf'{REGISTRY} .*msg="response completed"', stack.console)
+        assert re.search(rf"{LISTENER} .* push +demo/tiny:latest ", stack.console)
+
+
+# ------------------------------------------- with the stack that the following tests have in common
+
+@pytest.fixture(scope="module", params=["2", "3"], ids=["registry2", "registry3"])
+def stack(request, tmp_path_factory):
+    folder = copy_to(tmp_path_factory.mktemp("stack"))
+    with machine(), Stack(folder, ["make", "run"], REGISTRY=request.param) as stack:
+        stack.login("foo")
+        stack.login("bar")
+        yield stack
+
+
+@pytest.fixture
+def image(tmp_path):
+    """Makes an image with a layer of random bytes for each of the sizes given; returns its name.
+
+    It is loaded, not built: a builder's cache would keep the layers, and no pull would want them.
+    """
+    name = f"localhost:5000/test/{os.urandom(4).hex()}:latest"
+
+    def load(*sizes):
+        layers = [tar({f"{number}.bin": os.urandom(size)}) for number, size in enumerate(sizes)]
+        ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+        config = {"architecture": "amd64", "os": "linux", "config": {},
+                  "rootfs": {"type": "layers", "diff_ids": ids}}
+        files = {f"{number}.tar": layer for number, layer in enumerate(layers)}
+        index = [{"Config": "config.json", "RepoTags": [name], "Layers": list(files)}]
+        files.update({"config.json": json.dumps(config).encode(),
+                      "manifest.json": json.dumps(index).encode()})
+        (tmp_path / "image.tar").write_bytes(tar(files))
+        run("docker", "load", "-i", str(tmp_path / "image.tar"))
+        return name
+    yield load
+    run("docker", "rmi", "-f", name, ok=None)
+
+
+def tar(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.docker
+def test_registry_starts_after_the_listener_is_healthy(stack):
+    checks = [check["End"] for check in json.loads(stack.healthy) if check["ExitCode"] == 0]
+    assert seconds(min(checks)) < seconds(inspect(REGISTRY, "{{.State.StartedAt}}"))
+    assert inspect(REGISTRY, "{{.Config.Image}}") == f"registry:{stack.settings['REGISTRY']}"
+
+
+def seconds(stamp):
+    """Seconds of the hour in an RFC 3339 STAMP of docker's, whatever its zone."""
+    minute, second = re.search(r":(\d\d):([\d.]+)", stamp).groups()
+    return int(minute) * 60 + float(second)
+
+
+@pytest.mark.docker
+def test_listener_may_do_nothing_but_write_its_log(stack):
+    status = run("docker", "exec", LISTENER, "cat", "/proc/1/status")
+    dac_override = 1 << 1
+    assert int(re.search(r"CapEff:\s*(\w+)", status).group(1), 16) in (0, dac_override)
+    assert int(re.search(r"CapBnd:\s*(\w+)", status).group(1), 16) == dac_override
+    assert re.search(r"NoNewPrivs:\s*1", status)
+    output = run("docker", "exec", LISTENER, "python", "-c", "open('/x', 'w')", ok=False)
+    assert "Read-only file system" in output
+
+
+@pytest.mark.docker
+def test_wrong_password(stack):
+    assert "unauthorized" in stack.login("foo", password="barpass", ok=False).lower()
+
+
+@pytest.mark.docker
+def test_push_and_pull_give_each_event_once(stack, image):
+    name = image(300_000, 200_000)
+    before = len(stack.events)
+    stack.docker("foo", "push", name)
+    blobs = stack.blobs_pushed(name)
+    assert len(blobs) == 3
+    assert times(stack.events[before:], "push", "PUT") == once_each(blobs)
+
+    run("docker", "rmi", name)
+    before = len(stack.events)
+    stack.docker("bar", "pull", name)
+    until(lambda: times(stack.events[before:], "pull", "GET") == once_each(blobs),
+          lambda: f"one event for each blob pulled, in {stack.events[before:]}")
+    assert {event["actor"]["name"] for event in stack.events[before:]} == {"bar"}
+    same_ids_once(stack)
+    assert stack.log.stat().st_uid == os.getuid()
+
+    # Each request that made an event is in the registry's log as well, here and on the console.
+    def logged(text):
+        return set(re.findall(r'msg="response completed".* http\.request\.id=(\S+)', text))
+    asked = {event["request"]["id"] for event in stack.events}
+    until(lambda: asked <= logged(stack.registry_log.read_text()), "all requests in registry.log")
+    until(lambda: asked <= logged(stack.console), "all requests on the console")
+    assert re.search(rf"{LISTENER} .* push +{name.partition('/')[2]} .* by foo", stack.console)
+
+
+@pytest.mark.docker
+def test_push_without_rights_is_denied(stack, image):
+    name = image(1000)
+    before = len(stack.events)
+    output = stack.docker("bar", "push", name, ok=False)
+    assert "denied" in output, output
+    # An event of a later push is there, so one of the denied push would be.
+    stack.docker("foo", "push", name)
+    stack.blobs_pushed(name)
+    assert {event["actor"]["name"] for event in stack.events[before:]} == {"foo"}
+
+
+@pytest.mark.docker
+def test_listener_stopped_during_a_push_and_started_again(stack, image):
+    name = image(1000, 150_000_000)  # the first is there while the second is still compressed
+    before = len(stack.events)
+    push = subprocess.Popen(["docker", "push", name], env=stack.client("foo"),
+                            stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: len(stack.events) > before, "the event of the small layer")
+        run("docker", "stop", LISTENER)
+        assert inspect(LISTENER, "{{.State.ExitCode}}") == "0"
+        assert push.poll() is None, "the push was over before the listener stopped"
+        assert push.wait(timeout=120) == 0
+        assert not any(event["target"].get("tag") for event in stack.events[before:])
+    finally:
+        push.kill()
+        push.wait()
+        run("docker", "start", LISTENER)
+    blobs = stack.blobs_pushed(name)
+    assert times(stack.events[before:], "push", "PUT") == once_each(blobs)
+    same_ids_once(stack)
+    # The registry's log finds its way to a listener that was started anew.
+    size = stack.registry_log.stat().st_size
+    stack.login("foo")
+    until(lambda: stack.registry_log.stat().st_size > size, "more lines in registry.log")
+
+
+@pytest.mark.docker
+def test_demo_shows_what_arrived_and_leaves_the_docker_config_alone(stack):
+    output = stack.make("demo")
+    shown = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert {"push", "pull"} == {event["action"] for event in shown}
+    assert all(event["target"]["repository"] == "demo/tiny" for event in shown)
+    assert max(times(shown, "pull", "GET").values()) == 1
+    assert re.search(r"pull +demo/tiny:latest +complete", output)
+    assert not (stack.folder / ".docker" / "config.json").exists()
+
+
+@pytest.fixture
+def slow_link(stack):
+    """The registry sends at most 3 MB/s."""
+    need("" if os.getuid() == 0 else f"this is user {os.getuid()}", "root, for a slow link")
+    need("" if shutil.which("tc") and shutil.which("nsenter") else "not found", "tc and nsenter")
+    enter = ["nsenter", "-t", inspect(REGISTRY, "{{.State.Pid}}"), "-n"]
+    link = ["dev", "eth0", "root"]
+    run(*enter, "tc", "qdisc", "add", *link, *"tbf rate 24mbit burst 256kb latency 400ms".split())
+
+    def bytes_sent():
+        shown = run(*enter, "tc", "-s", "qdisc", "show", "dev", "eth0")
+        return int(re.search(r"Sent (\d+) bytes", shown).group(1))
+    yield bytes_sent
+    run(*enter, "tc", "qdisc", "del", *link)
+
+
+@pytest.mark.docker
+def test_pull_that_the_user_interrupts(stack, image, slow_link):
+    name = image(25_000_000)
+    stack.docker("foo", "push", name)
+    config, _ = stack.blobs_pushed(name)
+    run("docker", "rmi", name)
+
+    sent = slow_link()
+    pull = subprocess.Popen(["docker", "pull", name], env=stack.client("bar"),
+                            stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: slow_link() > sent + 8_000_000, "8 MB of 25 are sent")
+        assert pull.poll() is None
+        pull.send_signal(signal.SIGINT)
+        assert pull.wait(timeout=30) != 0
+    finally:
+        pull.kill()
+        pull.wait()
+
+    shown = name.partition("/")[2]
+    line = rf"{LISTENER} .* pull +{shown} +interrupted .*\((\d+) %\).* by bar"
+    share = until(lambda: re.search(line, stack.console),
+                  lambda: f"{line} in\n{stack.console[-5000:]}")
+    assert 0 < int(share.group(1)) < 100
+    assert re.search(rf"{LISTENER} .* pull +{shown} +started +25\.\d MB in 1 layer"
+                     rf" +image {config[7:19]} .*bar", stack.console)
+
+    told = json.loads(stack.make("-s", "pulls", "ARGS=--json").splitlines()[-1])
+    assert (told["verdict"], told["image"], told["user"]) == ("interrupted", shown, "bar")
+    assert told["image_id"] == config and 0 < told["sent"] < told["size"]
+    row = stack.make("-s", "pulls").splitlines()[-1]
+    assert f"{share.group(1)} %  interrupted" in row and shown in row
+
+
+@pytest.mark.docker
+def test_ctrl_c_stops_the_containers(stack):  # the last one of those that use this stack
+    stack.interrupt()
+    for name in CONTAINERS:
+        assert inspect(name, "{{.State.Status}}") == "exited"
+    assert "the stack does not run" in stack.make("pulls", ok=False)
