@@ -1024,6 +1024,7 @@ class Pull:
         self.blobs: Optional[Dict[str, int]] = None  # config and layers: bytes by digest
         self.config: Optional[str] = None
         self.config_media_type = ""
+        self.config_kept = False  # the client has it from a pull that was interrupted: containerd
         self.parts = 0  # how many things it holds on to, its requests aside
 
     def takes(self, fact: Fact) -> bool:
@@ -1154,7 +1155,7 @@ class Pull:
             states.add("unknown")  # what the old registry was sending is in no line
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
         no_config = (self.config is not None and self.config not in blobs
-                     and self.config_media_type in IMAGE_CONFIG_TYPES)
+                     and self.config_media_type in IMAGE_CONFIG_TYPES and not self.config_kept)
         if states == {"whole"} and not no_config:
             return "complete"
         if now - self.last < QUIET_SECONDS:
@@ -1316,6 +1317,11 @@ class Tracker:
         self._parts -= pull.parts
         pull.add_manifest(fact)
         self._parts += pull.parts
+        key = fact.client, fact.agent, fact.repository
+        pull.config_kept = any(
+            pull.config in other.progress and not other.lacks(pull.config)
+            for other in self._pulls[key][-self.MAX_CANDIDATES:]
+            if other.said != "complete" and other.started < pull.started)
 
     def _reassign(self, key: Key, since: float) -> None:
         """Pulls came to light: they may be what requests SINCE then belong to."""
