@@ -565,7 +565,7 @@ class EventLog:
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
-        self._file = LogFile(path, warn)
+        self._file, self._warn = LogFile(path, warn), warn
         self._collecting, self._writing = threading.Lock(), threading.Lock()
         self._batch = Batch()
         self._ids: Set[bytes] = set()
@@ -622,11 +622,15 @@ class EventLog:
         try:
             if data:
                 self._file.append(data, sync=True)
-                self.error = None
         except OSError as error:
-            self.error = batch.error = OSError(
-                f"cannot write {self._file.path}: {reason(error)}")
+            batch.error = OSError(f"cannot write {self._file.path}: {reason(error)}")
+            if not self.error:
+                self._warn(f"{batch.error}; the registry is told to send again until it can be")
+            self.error = batch.error
         else:
+            if data and self.error:
+                self._warn(f"{self._file.path} can be written again")
+                self.error = None
             new = sum(entry[2] for entry in batch.entries)
             self.written += new
             self.duplicates += len(batch.entries) - new
@@ -1899,17 +1903,7 @@ def serve(options: argparse.Namespace) -> None:
         follow_again(tracker, options.log)
 
     def receive(events: List[dict]) -> None:
-        failed = log.error
-        try:
-            new = log.append(events)
-        except OSError as error:
-            if not failed:
-                console.warn(f"{error}; the registry is told to send again until it can be written")
-            raise
-        if failed and log.error is None:
-            console.warn(f"{options.log} can be written again")
-        if new:
-            console.events(new)
+        console.events(log.append(events))
 
     def health() -> Tuple[int, dict]:
         if log.error:
@@ -2007,10 +2001,8 @@ def pulls(options: argparse.Namespace) -> None:
     tracker = Tracker()
     counts: collections.Counter = collections.Counter()
     show = (lambda pull, now: json.dumps(pull_object(pull, now))) if options.json else pull_row
-    if not options.json:
-        print(ROW_TITLES)
     # Pulls are forgotten in the order of their end; they wait here for the order of their start.
-    ready: List[Tuple[float, int, str]] = []
+    ready: List[Tuple[float, int, str]] = [] if options.json else [(0.0, 0, ROW_TITLES)]
     number = released = 0
     for changes in replay(tracker, read_apart(logs, logged_event, counts),
                           read_apart(registry_logs, logged_line, counts)):
