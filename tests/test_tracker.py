@@ -361,6 +361,44 @@ def test_repeated_from_the_start_and_whole():
     assert (pull["verdict"], pull["sent"]) == ("complete", IMAGE.size)
 
 
+def test_next_pull_goes_on_where_the_last_was_cut():
+    """containerd keeps the config and what it has of a layer: its next pull asks for the rest."""
+    rest = BIG - BIG // 4
+    first, again = cut_at(START + 5), FOO.asks(START + 20, IMAGE)
+    life = Life(*first, *again, *FOO.blob(START + 21, IMAGE, SECOND, rest, 206)).wait(31)
+    assert [(pull["verdict"], pull["sent"]) for pull in life.pulls()] == [
+        ("interrupted", IMAGE.size - rest), ("complete", rest)]
+    life = Life(*first, *again, *FOO.blob(START + 21, IMAGE, SECOND, rest // 2, 206)).wait(31)
+    assert life.verdicts() == ["interrupted", "interrupted"]
+
+
+def test_ranges_after_a_whole_pull():
+    """The image was removed since: nothing of it is there any more, and all answers are 206."""
+    def ranges(at, number):
+        return [fact for part in range(number) for fact in FOO.blob(
+            at, IMAGE, SECOND, BIG // 4, 206, request=f"{at}-{part}")]
+
+    facts = [*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG), *ranges(START + 1, 4),
+             *FOO.asks(START + 100, IMAGE), *FOO.blob(START + 101, IMAGE, CONFIG),
+             *ranges(START + 101, 3)]
+    assert Life(*facts).wait(31).verdicts() == ["complete", "interrupted"]
+
+
+def test_next_pull_asks_for_the_layers_that_the_last_did_not():
+    first = [*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
+             *FOO.blob(START + 1, IMAGE, FIRST, 5)]
+    again = [*FOO.asks(START + 20, IMAGE), *FOO.blob(START + 21, IMAGE, FIRST),
+             *FOO.blob(START + 21, IMAGE, SECOND)]
+    assert Life(*first, *again).wait(31).verdicts() == ["interrupted", "complete"]
+
+
+def test_rest_of_a_layer_is_not_all_of_it_where_nothing_came_before():
+    other = Client(host="172.18.0.2")
+    facts = [*other.asks(START + 20, IMAGE), *other.blob(START + 21, IMAGE, CONFIG),
+             *other.blob(START + 21, IMAGE, SECOND, BIG - BIG // 4, 206)]
+    assert Life(*cut_at(START + 5), *facts).wait(31).verdicts()[1] in ("interrupted", "unknown")
+
+
 def test_more_than_the_blob_has_is_not_sent():
     facts = cut_at(START + 2, BIG - 5) + FOO.blob(START + 7, IMAGE, SECOND, 5000, 206)
     assert Life(*facts).wait(1).pull()["sent"] == IMAGE.size
@@ -610,7 +648,7 @@ def test_many_made_up_pulls_at_once(seed):
         client = Client(user=user, repository=rest.choice(["my/app", "my/other"]))
         for number in range(6):
             # One user's pulls at one time are of different images: of the same one, nobody knows.
-            image = Image(f"image{number}", oci=rest.random() < 0.5, sizes=[
+            image = Image(f"image {number} of {user}", oci=rest.random() < 0.5, sizes=[
                 rest.randint(1, 10 ** 6) for _ in range(rest.randint(2, 5))])
             tag, at = f"tag{number}", START + rest.random() * 60
             more, verdict, sent = story(rest, client, image, tag, at)
