@@ -236,6 +236,8 @@ class Disk:
         while self.fault() == "slow":
             time.sleep(0.005)
         os.fsync(file)
+        with open("synced", "a") as synced:
+            print(os.fstat(file).st_ino, os.fstat(file).st_size, file=synced)
 
     def write(self, file, data):
         fault = self.fault()
@@ -374,18 +376,30 @@ def test_a_registry_that_does_not_wait_and_sends_again_and_again(tmp_path):
         assert "Traceback" not in listener.err
 
 
+def test_what_a_killed_listener_may_not_have_synced_is_synced_before_it_is_acknowledged(tmp_path):
+    """Its last line may be whole in the file and yet not on the disk."""
+    log = tmp_path / "listener_log" / "log.log"
+    log.parent.mkdir()
+    log.write_bytes(b'{"id":"a"}\n')
+    with Faulty(tmp_path) as listener:
+        assert listener.post({"id": "a"}) == (200, "")
+        assert listener.ids() == ["a"]
+        assert f"{log.stat().st_ino} {log.stat().st_size}" in (
+            tmp_path / "synced").read_text().splitlines()
+
+
 def test_the_signal_to_stop_waits_for_what_is_being_written(tmp_path):
     with Faulty(tmp_path) as listener:
         listener.fault("slow")
-        posts = [Posting(listener, event())]
+        post = Posting(listener, event())
         until(lambda: listener.log.read_bytes().endswith(b"\n"))
         listener.process.send_signal(signal.SIGTERM)
         until(lambda: not accepts(listener))
-        assert posts[0].answer is None
+        assert post.answer is None
         listener.fault("")
-        assert posts[0].result() == (200, "")
+        assert post.result() == (200, "")
         assert listener.process.wait(20) == 0
-        assert listener.ids() == [posts[0].new["id"]]
+        assert listener.ids() == [post.new["id"]]
 
 
 def accepts(listener):

@@ -11,13 +11,15 @@ import re
 import resource
 import select
 import selectors
+import shutil
 import socket
 import sys
 import threading
 import time
 
 import pytest
-from listening import Listener, envelope, event, recorded, recorded_lines, run, statuses, until
+from listening import (Listener, envelope, event, make_certificate, recorded, recorded_lines, run,
+                       statuses, until)
 
 SEED = os.environ.get("HOSTILE_SEED", "1")
 MIB = 1 << 20
@@ -51,7 +53,7 @@ def harmless(listener):
     assert listener.post(mark) == (200, "")
     until(lambda: listener.out.count(" mark ") > seen, what="the console still tells of events")
     assert listener.health()[0] == 200
-    assert "Traceback" not in listener.err, listener.err
+    assert "Traceback" not in listener.err and "failed with" not in listener.err, listener.err
     with deep_recursion():
         assert listener.events()[-1] == mark
     for text in (listener.out, listener.err, listener.registry_log.read_text("utf-8")):
@@ -318,11 +320,19 @@ def test_wrong_lengths(victim, chance):
 
 
 INNER = request(b'{"events":[{"id":"smuggled"}]}')
+BODY = b'{"events":[]}'  # after which a listener that is wrong about the length goes on with INNER
 CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(INNER), INNER)
 LENGTH = b"Content-Length: %d\r\n"
 SMUGGLING = [
     (b"POST", b"Content-Length: 0\r\n" + LENGTH % len(INNER), INNER),
     (b"POST", LENGTH % len(INNER) + b"Content-Length: 0\r\n", INNER),
+    (b"POST", LENGTH % len(BODY) + LENGTH % len(BODY + INNER), BODY + INNER),
+    (b"POST", LENGTH % len(BODY + INNER) + LENGTH % len(BODY), BODY + INNER),
+    (b"POST", LENGTH % len(BODY) + b"Transfer-Encoding: chunked\r\n", BODY + INNER),
+    (b"POST", b"Transfer-Encoding: chunked\r\n" + LENGTH % len(BODY), BODY + INNER),
+    (b"POST", b"Transfer-Encoding:\r\n" + LENGTH % len(BODY), BODY + INNER),
+    (b"POST", b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY + INNER)), BODY + INNER),
+    (b"POST", b"Content-Length: %d_0\r\n" % len(BODY), BODY + INNER),
     (b"POST", b"Content-Length: 0, %d\r\n" % len(INNER), INNER),
     (b"POST", b"Transfer-Encoding: chunked\r\n", CHUNKED),
     (b"POST", b"Transfer-Encoding: chunked\r\n" + LENGTH % 0, CHUNKED),
@@ -346,6 +356,7 @@ SMUGGLING = [
     (b"POST", b"", INNER),
     *((method, header, body) for method in (b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"X")
       for header, body in ((LENGTH % len(INNER), INNER), (b"Content-Length: x\r\n", INNER),
+                           (b"Content-Length: %030d\r\n" % len(INNER), INNER),
                            (b"Transfer-Encoding: chunked\r\n", CHUNKED))),
 ]
 
@@ -514,11 +525,22 @@ def test_lines_that_are_slow_to_understand(victim):
              start + '"http.response.duration":"' + "1." * 7_500 + 'x"}',
              "<27>1 " + "a " * 8_000, "<27>1 - - - - - " + "[a]" * 5_000 + "x",
              "<27>1 - - - - - [" + "\\" * 16_000, "<27>" + "a " * 8_000, "<27>" + "a" * 16_000]
-    for number in range(1, 9):
+    before = cpu_seconds(victim)
+    for number in range(40):
         for place, case in enumerate(cases, 1):
             victim.syslog(case.encode())
             until(lambda: victim.registry_log.read_bytes().count(b"\n")
-                  == (number - 1) * len(cases) + place)
+                  == number * len(cases) + place)
+    harmless(victim)  # the console has seen them all
+    assert cpu_seconds(victim) - before < 5
+
+
+def cpu_seconds(listener):
+    """The time that the listener has kept processors busy; 0 where nobody tells."""
+    with contextlib.suppress(OSError), open(f"/proc/{listener.process.pid}/stat") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return 0
 
 
 # ------------------------------------------------------------------------ many, slow and big ones
@@ -542,15 +564,15 @@ SLOW = [  # begun like this, and gone on with a byte a second
 
 
 def test_honest_registries_are_served_while_others_are_silent_or_slow(victim, tmp_path):
-    """500 say nothing, 70 send a byte a second, 3 read nothing: all of them are dropped after the
-    ten seconds that a request may take, and honest ones are answered within a second meanwhile."""
+    """500 say nothing, 70 send a byte a second, 3 read nothing, 2 begin no TLS: all of them are
+    dropped after ten seconds, and honest ones are answered within a second meanwhile."""
     enough_files(1024)
     with contextlib.ExitStack() as stack:
         poll = selectors.DefaultSelector()
         stack.callback(poll.close)
 
-        def begin(first, rest=b""):
-            connection = stack.enter_context(victim.connect())
+        def begin(first, rest, listener=victim):
+            connection = stack.enter_context(listener.connect())
             began = time.monotonic()
             connection.sendall(first)
             connection.setblocking(False)
@@ -588,6 +610,12 @@ def test_honest_registries_are_served_while_others_are_silent_or_slow(victim, tm
                 begin(first, rest)
                 if number % 25 == 0:
                     victim.health()  # so that no more than so many wait to be let in
+            if shutil.which("openssl"):
+                key, certificate, _ = make_certificate(tmp_path)
+                secure = stack.enter_context(Listener(
+                    tmp_path / "tls", "--tls-key", key, "--tls-cert", certificate))
+                begin(b"", b"", secure)
+                begin(b"\x16\x03\x01\x02\x00", b"\x01" * 100, secure)
             next_byte = time.monotonic() + 1
             while poll.get_map():
                 for key, _ in poll.select(0.1):
@@ -678,7 +706,7 @@ def test_memory_is_bounded(tmp_path):
         measure("headers")
         hold(300, b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % MIB + b" " * (MIB - 1))
         measure("bodies of a MiB")
-        hold(50, b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (8 * MIB)
+        hold(200, b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (8 * MIB)
              + b" " * (8 * MIB - 1))
         measure("bodies of 8 MiB")
         # What takes the most memory of all that 8 MiB of JSON may say: 50 bytes for each.

@@ -164,6 +164,7 @@ BAD = {
     "a bad one behind a good one": envelope([event(), 1]),
     "NaN": b'{"events":[{"id":"n","size":NaN}]}',
     "Infinity": b'{"events":[{"id":"n","size":-Infinity}]}',
+    "NaN beside the events": b'{"version":NaN,"events":[{"id":"n"}]}',
     "a raw control character": b'{"events":[{"id":"a\nb"}]}',
     "nested too deeply": b'{"events":[' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"]}",
 }
