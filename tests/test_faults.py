@@ -122,10 +122,10 @@ def small_disk(tmp_path):
     """A file system of one MiB, and another file on it that takes all the room."""
     disk, filler = tmp_path / "disk", tmp_path / "disk" / "filler"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "listener-test", str(disk)],
+    made = subprocess.run("mount -t tmpfs -o size=1m listener-test disk", shell=True, cwd=tmp_path,
                           capture_output=True, text=True)
     if made.returncode:
-        pytest.skip(f"only root can mount a disk, where it may: {made.stderr.strip()}")
+        pytest.skip(f"only root can mount a disk, where it may: {made.stderr.splitlines()[0]}")
     try:
         with Listener(disk, "--syslog-port", "0") as listener:
             def full():
