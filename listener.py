@@ -955,20 +955,14 @@ class Progress:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("requests", "open", "size", "before", "whole", "parts", "unknown")
+    __slots__ = ("requests", "open", "size", "whole", "parts", "unknown")
 
-    def __init__(self, before: int) -> None:
-        self.before = before  # bytes that an earlier pull was sent: containerd keeps those
+    def __init__(self) -> None:
         self.requests: Dict[str, Request] = {}
         self.open: Dict[str, Request] = {}  # those of which no end is known
         self.size: Optional[int] = None  # bytes
         self.whole = self.parts = 0  # bytes, of the longest whole answer and of all others
         self.unknown = 0  # how many ended with nothing to tell how much they sent
-
-    @property
-    def reached(self) -> int:
-        """How many bytes the client may have of it."""
-        return self.whole + self.parts + (0 if self.whole or not self.parts else self.before)
 
     def add(self, request: Request) -> None:
         self.requests[request.id] = request
@@ -1011,6 +1005,7 @@ class Pull:
         self.restarted = False  # the registry was started anew meanwhile
         self.heard = self.last = 0.0  # first and last sign of life, on the Tracker's clock
         self.due = 0.0  # when its verdict may be another, on the Tracker's clock
+        self.siblings: List[Pull] = []  # all of the same client, agent and repository, by start
         self.announced = False
         self.said = "running"  # the verdict that was last told
         self.reset()
@@ -1028,7 +1023,6 @@ class Pull:
         self.blobs: Optional[Dict[str, int]] = None  # config and layers: bytes by digest
         self.config: Optional[str] = None
         self.config_media_type = ""
-        self.config_kept = False  # the client has it from a pull that was interrupted: containerd
         self.parts = 0  # how many things it holds on to, its requests aside
 
     def takes(self, fact: Fact) -> bool:
@@ -1070,11 +1064,11 @@ class Pull:
 
     # -- blobs
 
-    def add_request(self, request: Request, before: int = 0) -> None:
+    def add_request(self, request: Request) -> None:
         request.pull = self
         self.latest = max(self.latest, request.time)
         if request.digest not in self.progress:
-            self.progress[request.digest] = Progress(before)
+            self.progress[request.digest] = Progress()
         self.progress[request.digest].add(request)
 
     def drop_request(self, request: Request) -> None:
@@ -1099,7 +1093,25 @@ class Pull:
         """Whether what was sent of this blob is less than all of it."""
         progress = self.progress.get(digest)
         size = self._size(digest, progress) if progress else None
-        return size is None or progress.reached < size
+        return size is None or self._reached(digest, progress) < size
+
+    def _reached(self, digest: str, progress: Progress) -> int:
+        """How many bytes of a blob the client may have.
+
+        containerd keeps what an interrupted pull brought, and the next one asks only for the rest.
+        """
+        sent = progress.whole + progress.parts
+        if progress.parts and not progress.whole:
+            earlier = self._earlier(digest)
+            if earlier and earlier.lacks(digest):
+                sent += earlier._reached(digest, earlier.progress[digest])
+        return sent
+
+    def _earlier(self, digest: str) -> Optional[Pull]:
+        """The pull of the same client and repository that asked for a blob before this one."""
+        return next((pull for pull in self.siblings[:-Tracker.MAX_CANDIDATES - 1:-1]
+                     if pull.started < self.started and pull.manifests
+                     and digest in pull.progress), None)
 
     def _size(self, digest: str, progress: Progress) -> Optional[int]:
         return progress.size if self.blobs is None else self.blobs.get(digest, progress.size)
@@ -1111,7 +1123,7 @@ class Pull:
 
     def _blob(self, digest: str, progress: Progress, now: float) -> Blob:
         size, sent = self._size(digest, progress), progress.whole + progress.parts
-        if size is not None and progress.reached >= size:
+        if size is not None and self._reached(digest, progress) >= size:
             return Blob("whole", min(sent, size), size)
         lost = False
         for request in progress.open.values():
@@ -1159,7 +1171,10 @@ class Pull:
             states.add("unknown")  # what the old registry was sending is in no line
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
         no_config = (self.config is not None and self.config not in blobs
-                     and self.config_media_type in IMAGE_CONFIG_TYPES and not self.config_kept)
+                     and self.config_media_type in IMAGE_CONFIG_TYPES)
+        if no_config:
+            earlier = self._earlier(self.config)
+            no_config = not earlier or earlier.lacks(self.config) or earlier.said == "complete"
         if states == {"whole"} and not no_config:
             return "complete"
         if now - self.last < QUIET_SECONDS:
@@ -1321,11 +1336,6 @@ class Tracker:
         self._parts -= pull.parts
         pull.add_manifest(fact)
         self._parts += pull.parts
-        key = fact.client, fact.agent, fact.repository
-        pull.config_kept = any(
-            pull.config in other.progress and not other.lacks(pull.config)
-            for other in self._pulls[key][-self.MAX_CANDIDATES:]
-            if other.said != "complete" and other.started < pull.started)
 
     def _reassign(self, key: Key, since: float) -> None:
         """Pulls came to light: they may be what requests SINCE then belong to."""
@@ -1367,12 +1377,7 @@ class Tracker:
         if pull is None and fact is not None:
             pull = self._add(key, Pull(fact))
             pull.user = request.user
-        pull = pull or old
-        before = max((other.progress[request.digest].reached
-                      for other in pulls[-self.MAX_CANDIDATES:] if other.manifests
-                      and other.started < pull.started and request.digest in other.progress),
-                     default=0)
-        pull.add_request(request, before)
+        (pull or old).add_request(request)
         if old and old is not request.pull:
             self._touch(request.pull)
             if not self._forget_empty(old):
@@ -1408,7 +1413,7 @@ class Tracker:
         if len(pulls) > 1 and pulls[-2].started > pull.started:
             pulls.sort(key=_start)
         self._count += 1
-        pull.heard = self.now
+        pull.heard, pull.siblings = self.now, pulls
         return pull
 
     def _forget_empty(self, pull: Pull) -> bool:
@@ -1541,11 +1546,16 @@ def event_line(event: dict) -> str:
     return plain("  ".join([f"{at} {action:4}"] + [word for word in words if word]))
 
 
+def brief_image(pull: Pull) -> str:
+    """The name of a pull's image, its digest cut short."""
+    return f"{pull.repository}@{short(pull.asked)}" if pull.asked and not pull.tag else pull.image
+
+
 def pull_line(change: Change, now: float) -> str:
     """What a Change says, for people: a pull starts, goes on after all, or has ended."""
     pull = change.pull
     by = who(pull.user, pull.client, pull.agent)
-    image = pull.image if pull.tag or not pull.asked else f"{pull.repository}@{short(pull.asked)}"
+    image = brief_image(pull)
     if change.what == "started":
         size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
                 f"image {short(pull.config)}"] if pull.blobs is not None else []
@@ -1583,10 +1593,10 @@ def cut_layers(pull: Pull, now: float) -> List[str]:
             for digest, blob in pull.asked_blobs(now).items() if blob.state == "cut"]
 
 
-def pull_object(pull: Pull, now: float) -> Dict[str, Any]:
-    """A pull for programs: one line of `pulls --json`."""
+def pull_object(pull: Pull, now: float, verdict: Optional[str] = None) -> Dict[str, Any]:
+    """A pull for programs, one line of `pulls --json`; VERDICT where that was settled before."""
     blobs = pull.asked_blobs(now)
-    verdict = pull.verdict(now, blobs)
+    verdict = verdict or pull.verdict(now, blobs)
     return {
         "started": pull.stamp, "ended": None if verdict == "running" else pull.ended_stamp,
         "image": pull.image, "repository": pull.repository, "tag": pull.tag,
@@ -1600,18 +1610,18 @@ ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
 ROW_TITLES = ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO")
 
 
-def pull_row(pull: Pull, now: float) -> str:
+def pull_row(pull: Pull, now: float, verdict: Optional[str] = None) -> str:
     """A pull for people: a row of at most 100 columns."""
     blobs, size = pull.asked_blobs(now), pull.size
     sent, asked = total_sent(blobs), sum(blob.size or 0 for blob in blobs.values())
-    verdict = pull.verdict(now, blobs)
+    verdict = verdict or pull.verdict(now, blobs)
     if sent is None or verdict == "unknown":
         share = "?"
     elif verdict == "complete":
         share = "100 %"
     else:
         share = f"{min(99, 100 * sent // (size or asked))} %" if size or asked else ""
-    image = plain(pull.image if pull.tag else f"{pull.repository}@{short(pull.asked)}")
+    image = plain(brief_image(pull))
     person = plain(f"{pull.user}@{pull.client}" if pull.user else pull.client)
     return ROW.format(
         time.strftime("%m-%d %H:%M:%S", time.localtime(pull.started)),
@@ -2000,7 +2010,7 @@ def pulls(options: argparse.Namespace) -> None:
         registry_logs = [registry_log_beside(DEFAULT_LOG)]
     tracker = Tracker()
     counts: collections.Counter = collections.Counter()
-    show = (lambda pull, now: json.dumps(pull_object(pull, now))) if options.json else pull_row
+    show = (lambda *what: json.dumps(pull_object(*what))) if options.json else pull_row
     # Pulls are forgotten in the order of their end; they wait here for the order of their start.
     ready: List[Tuple[float, int, str]] = [] if options.json else [(0.0, 0, ROW_TITLES)]
     number = released = 0
@@ -2010,15 +2020,14 @@ def pulls(options: argparse.Namespace) -> None:
             if change.what == "forgotten":
                 number += 1
                 heapq.heappush(ready, (change.pull.started, number,
-                                       show(change.pull, tracker.now)))
+                                       show(change.pull, tracker.now, change.pull.said)))
         if number >= released + 100:
             released = number
             first = min((pull.started for pull in tracker), default=float("inf"))
             while ready and ready[0][0] < first:
                 print(heapq.heappop(ready)[2])
     now = time.time()
-    over = [change.pull for change in tracker.tick(now) if change.what == "forgotten"]
-    for pull in [*over, *tracker]:
+    for pull in tracker:
         number += 1
         ready.append((pull.started, number, show(pull, now)))
     for _, _, text in sorted(ready):
