@@ -178,10 +178,11 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.answering(self.connection):
                 with self.server.large_parsing if large else contextlib.nullcontext():
                     status, text = self._receive(body, length)
+                if status != 400:
+                    self.answer(status, text)
+                    self.wfile.flush()
         if status == 400:
             self.send_error(status, text)
-        else:
-            self.answer(status, text)
 
     def _receive(self, body: bytes, length: int) -> Tuple[int, str]:
         """Hand the events of a body on; the status that says what came of it, and why."""
@@ -224,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         refusal = self._length_refusal()
-        if refusal or int(self.headers.get("Content-Length", "0")[:18]):
+        if refusal or self.headers.get("Content-Length", "").strip("0"):
             return self.send_error(*(refusal or (400, f"{self.command} with a body")))
         if not self._asks_health():
             return self.send_error(404, "nothing is here: POST notifications, or GET /healthz")
@@ -333,10 +334,13 @@ class Server(HTTPServer):
         while staying:
             try:
                 connection, address = self.socket.accept()
-            except OSError:  # the client is gone already, or there are no file descriptors left
+            except OSError as error:
                 if self._stopping:
                     return
-                time.sleep(0.05)
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    with self._lock:
+                        self._drop_oldest()
+                time.sleep(0.01)
                 continue
             with self._lock:
                 self._waiting -= 1
@@ -357,6 +361,9 @@ class Server(HTTPServer):
                 return self._add_worker()
         except RuntimeError:  # no more threads here
             self._waiting -= 1
+        self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
         if self._deadlines:
             self._abort(min(list(self._deadlines.items()), key=lambda item: item[1])[0])
 
@@ -468,6 +475,7 @@ class LogFile:
                 raise OSError(errno.EINVAL, "not a regular file")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._cut_torn_line(file)
+            os.fsync(file)  # a line that a killed listener wrote may not have reached the disk yet
             for name in (folder, os.path.dirname(folder)):
                 self._sync_folder(name)
         except BaseException:
@@ -486,7 +494,6 @@ class LogFile:
             end = start
         if end < size:
             os.ftruncate(file, end)
-            os.fsync(file)
             self._warn(f"{self.path}: cut off the last {size - end} bytes, a line that was never "
                        "finished nor acknowledged")
 
@@ -1841,10 +1848,11 @@ def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
 
     So a clock that was wrong for once does not hold up all that follows.
     """
-    previous = None
+    previous, moment = None, 0.0
     for fact in some:
         if previous:
-            yield min(previous.time, fact.time + 60), previous
+            moment = min(previous.time, max(fact.time, moment) + 60)
+            yield moment, previous
         previous = fact
     if previous:
         yield previous.time, previous

@@ -140,12 +140,24 @@ class Index:
                            for image in images]
 
 
+def quoted(text):
+    """A value in a log line: logrus quotes what has other than these characters, as Go does."""
+    if re.fullmatch(r"[a-zA-Z0-9._/@^+-]*", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 class Client:
     """Somebody who pulls; makes the facts that a registry tells of each request."""
 
     def __init__(self, user="foo", host="172.18.0.1", agent="docker/20.10.24 go/go1.19",
                  repository="my/app"):
         self.user, self.host, self.agent, self.repository = user, host, agent, repository
+        self.port = ":50412"
+
+    @property
+    def address(self):
+        return self.host + self.port
 
     def event(self, at, request, digest, size, kind, method, tag=None, references=None,
               media_type="application/octet-stream"):
@@ -158,7 +170,7 @@ class Client:
             target["references"] = references
         return {"id": f"event-of-{request}", "timestamp": stamp(at), "action": "pull",
                 "target": target,
-                "request": {"id": request, "addr": f"{self.host}:50412", "host": "r:5000",
+                "request": {"id": request, "addr": self.address, "host": "r:5000",
                             "method": method, "useragent": self.agent},
                 "actor": {"name": self.user} if self.user else {},
                 "source": {"addr": "r:5000", "instanceID": "1"}}
@@ -174,12 +186,11 @@ class Client:
         return listener.event_fact(self.event(at, request, digest, size, "blobs", method))
 
     def line(self, at, request, digest, message, more=""):
-        agent = self.agent.replace("\\", "\\\\").replace('"', '\\"')
         return (f'time="{stamp(at)}" level=info msg="{message}" go.version=go1.24.4 '
                 f'http.request.host="r:5000" http.request.id={request} http.request.method=GET '
-                f'http.request.remoteaddr="{self.host}:50412" '
-                f'http.request.uri="/v2/{self.repository}/blobs/{digest}" '
-                f'http.request.useragent="{agent}"{more}')
+                f'http.request.remoteaddr={quoted(self.address)} '
+                f'http.request.uri={quoted(f"/v2/{self.repository}/blobs/{digest}")} '
+                f'http.request.useragent={quoted(self.agent)}{more}')
 
     def begins(self, at, request, digest):
         """The log line at the start of a request for a blob."""
@@ -262,7 +273,8 @@ class Life:
 
     def _keep(self, changes):
         for change in changes:
-            pull = listener.pull_object(change.pull, self.now)
+            pull = listener.pull_object(
+                change.pull, self.now, change.pull.said if change.what == "forgotten" else None)
             if change.what == "forgotten":
                 if not change.pull.empty:
                     self.over.append(pull)
