@@ -34,6 +34,8 @@ LAYER = "application/octet-stream"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {
     "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "AUTH_CONFIG", "LISTENER_USER",
     "MAKEFLAGS"}}
+# Its own name, as what a user pushed must not be removed with what the tests did.
+ENVIRONMENT["COMPOSE_PROJECT_NAME"] = f"sts_test_{os.getpid()}"
 
 
 def run(*command, ok=True, timeout=120, **options):
