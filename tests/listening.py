@@ -69,7 +69,11 @@ class Listener:
     def start(self):
         """Start it, also again; returns when it says that it listens."""
         self.launch()
-        line = until(self._ready, START_SECONDS, "the line that says where it listens")
+        try:
+            line = until(self._ready, START_SECONDS, "the line that says where it listens")
+        except BaseException:
+            self.kill()
+            raise
         self.port = int(re.search(r"://\S+:(\d+),", line)[1])
         udp = re.search(r"udp port (\d+)", line)
         self.syslog_port = int(udp[1]) if udp else None

@@ -644,6 +644,18 @@ def test_honest_registries_are_served_while_others_are_silent_or_slow(victim, tm
     assert max(slowest) < 1 + 5 * max(machine)  # a machine that is busy with other things is slower
 
 
+def test_silent_ones_do_not_take_the_last_file_descriptor(tmp_path):
+    """Where a process may have few, those who have been silent longest give way."""
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    with Listener(tmp_path, preexec_fn=few) as listener, contextlib.ExitStack() as stack:
+        for number in range(400):
+            stack.enter_context(listener.connect())
+            if number % 25 == 0 or number > 380:
+                assert listener.post(event(), seconds=8) == (200, "")
+        assert "Traceback" not in listener.err
+
+
 def ask_and_read_nothing(listener):
     """A connection that has sent requests until the listener could send no more answers."""
     connection = socket.socket()
