@@ -1789,7 +1789,8 @@ def facts(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> 
 def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
     """The facts in files, read by a process of its own: big logs keep more than one core busy."""
     receiving, sending = os.pipe()
-    if not os.fork():
+    reader = os.fork()
+    if not reader:
         os.close(receiving)
         with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(sending, "wb") as pipe:
             _send_facts(paths, parse, pipe)
@@ -1804,6 +1805,7 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> I
             batch, unreadable, problem = marshal.loads(pipe.read(size))
             yield from map(Fact._make, batch)
             counts["unreadable"] += unreadable
+    os.waitpid(reader, 0)
     if problem:
         raise Problem(problem)
 
