@@ -5,6 +5,7 @@ The cases are made by seeded generators: the same every time. HOSTILE_SEED gives
 
 import concurrent.futures
 import contextlib
+import copy
 import json
 import os
 import random
@@ -220,7 +221,7 @@ def change_json(chance, new):
         kind = chance.randrange(6)
         if not names:
             continue
-        name, value = chance.choice(names), chance.choice(VALUES)
+        name, value = chance.choice(names), copy.deepcopy(chance.choice(VALUES))
         if kind <= 2:
             place[name] = value
         elif kind == 3:
