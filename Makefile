@@ -10,9 +10,7 @@ PYTHON ?= python3
 
 # registry:3 knows the token server's key by another id: see auth_config.yml.
 AUTH_CONFIG = $(if $(filter 3 3.%,$(REGISTRY)),certs/auth_config.yml,auth_config.yml)
-# One stack on a machine, whichever folder it is run from: the names of its containers are fixed.
-COMPOSE_PROJECT_NAME ?= sts_docker_auth
-export HOSTNAME REGISTRY BIND AUTH_CONFIG COMPOSE_PROJECT_NAME
+export HOSTNAME REGISTRY BIND AUTH_CONFIG
 
 # $(call need,TOOL,a command that works where the tool does,where to get it)
 need = @$(2) >/dev/null 2>&1 || { $(2) >/dev/null; \

@@ -24,7 +24,7 @@ import pytest
 from conftest import need
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-FILES = ["listener.py", "Dockerfile", ".dockerignore", "docker-compose.yml", "config.yml",
+FILES = ["listener.py", "Dockerfile", ".dockerignore", ".env", "docker-compose.yml", "config.yml",
          "auth_config.yml", "Makefile"]
 CONTAINERS = ["sts_docker_auth_registry_1", "sts_docker_auth", "sts_listener_server"]
 REGISTRY, _, LISTENER = CONTAINERS
