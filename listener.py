@@ -138,7 +138,6 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "listener", ""
     wbufsize = -1  # a status, its headers and its body leave in one packet
-    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
@@ -386,7 +385,7 @@ class Server(HTTPServer):
         finally:
             with self._lock:
                 self._deadlines.pop(connection, None)
-            self.shutdown_request(connection)
+            connection.close()
 
     def extend(self, connection: socket.socket, seconds: float = REQUEST_SECONDS) -> None:
         """Give CONNECTION so many seconds from now."""
