@@ -909,8 +909,8 @@ def _unquote(text: str) -> str:
 class Request:
     """A client's GET of one blob: what its event and its log lines have told so far."""
 
-    __slots__ = ("id", "digest", "size", "user", "user_known", "began", "ended", "lost", "status",
-                 "written", "pull")
+    __slots__ = ("id", "digest", "size", "user", "user_known", "began", "ended", "ended_stamp",
+                 "lost", "status", "written", "pull")
 
     def __init__(self, fact: Fact) -> None:
         self.id, self.digest = fact.request, fact.digest
@@ -919,6 +919,7 @@ class Request:
         self.user_known = False
         self.began: Optional[float] = None
         self.ended: Optional[float] = None
+        self.ended_stamp = ""
         self.lost = False  # ended with the registry that served it, nobody knows after how much
         self.status: Optional[int] = None
         self.written: Optional[int] = None
@@ -936,7 +937,7 @@ class Request:
             moves = moves or self.began is None
             self.began = fact.began if self.began is None else min(self.began, fact.began)
         if fact.ended:
-            self.ended, self.lost = fact.time, False
+            self.ended, self.ended_stamp, self.lost = fact.time, fact.stamp, False
         if fact.status is not None:
             self.status, self.written = fact.status, fact.written
         return moves
@@ -1073,6 +1074,8 @@ class Pull:
     def add_request(self, request: Request) -> None:
         request.pull = self
         self.latest = max(self.latest, request.time)
+        if request.ended is not None:
+            self.end(request.ended, request.ended_stamp)
         if request.digest not in self.progress:
             self.progress[request.digest] = Progress()
         self.progress[request.digest].add(request)
