@@ -4,8 +4,8 @@
 What comes in: the registry POSTs envelopes, JSON objects whose "events" array holds one object per
 push, pull, mount or delete. With --syslog-port, the registry's own log lines come as well, as
 syslog datagrams. What goes out: log.log (every event, a JSON line each), registry.log (the
-registry's log lines), and on the console a line per push and two per pull: when it starts and how
-it ended.
+registry's log lines), and on the console a line per layer and image that is pushed, and two per
+pull: when it starts and how it ended.
 
 The parts stand in the order in which data flows, and each knows nothing of the others' insides:
 
@@ -61,6 +61,7 @@ import stat
 import sys
 import threading
 import time
+import zlib
 from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -172,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         length = int(self.headers["Content-Length"])
         large = length > LARGE_BODY
-        with self.server.large_bodies if large else contextlib.nullcontext():
+        with self.server.large_body(self.connection) if large else contextlib.nullcontext():
             body = self.rfile.read(length)
             with self.server.answering(self.connection):
                 with self.server.large_parsing if large else contextlib.nullcontext():
@@ -306,7 +307,8 @@ class Server(HTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.receive, self.health, self.refused = receive, health, refused
         self.token, self.tls = token, tls
-        self.large_bodies = threading.BoundedSemaphore(8)
+        self._large_bodies = threading.BoundedSemaphore(8)
+        self._large: Set[socket.socket] = set()
         self.large_parsing = threading.Lock()
         self._lock = threading.Lock()
         self._deadlines: Dict[socket.socket, float] = {}
@@ -362,9 +364,12 @@ class Server(HTTPServer):
             self._waiting -= 1
         self._drop_oldest()
 
-    def _drop_oldest(self) -> None:
-        if self._deadlines:
-            self._abort(min(list(self._deadlines.items()), key=lambda item: item[1])[0])
+    def _drop_oldest(self, among: Optional[Set[socket.socket]] = None) -> None:
+        waiting = [(at, id(connection), connection)
+                   for connection, at in list(self._deadlines.items())
+                   if among is None or connection in among]
+        if waiting:
+            self._abort(min(waiting)[2])
 
     def _serve(self, connection: socket.socket, address: Tuple) -> None:
         try:
@@ -402,6 +407,20 @@ class Server(HTTPServer):
         self._deadlines.pop(connection, None)
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def large_body(self, connection: socket.socket) -> Iterator[None]:
+        """While inside, CONNECTION may send a large body; where many do, the longest gives way."""
+        if not self._large_bodies.acquire(blocking=False):
+            with self._lock:
+                self._drop_oldest(self._large)
+            self._large_bodies.acquire()
+        self._large.add(connection)
+        try:
+            yield
+        finally:
+            self._large.discard(connection)
+            self._large_bodies.release()
 
     @contextlib.contextmanager
     def answering(self, connection: socket.socket) -> Iterator[None]:
@@ -667,19 +686,18 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def tail(path: str, size: int) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a file; none where there is no file."""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+    """The whole lines in the last SIZE bytes of a file; none where it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         start = max(0, file.seek(0, os.SEEK_END) - size)
         file.seek(start)
         if start:
             file.readline()
-        for line in file:
-            yield line
+        yield from file
 
 
-def reason(error: OSError) -> str:
+def reason(error: Exception) -> str:
     """What went wrong, without Python's decoration: `no space left on device`."""
-    text = error.strerror or str(error)
+    text = getattr(error, "strerror", None) or str(error)
     return text[:1].lower() + text[1:]
 
 
@@ -1183,6 +1201,8 @@ class Pull:
                      and self.config_media_type in IMAGE_CONFIG_TYPES)
         if no_config:
             earlier = self._earlier(self.config)
+            # containerd keeps a config from a pull that was interrupted; from one that was
+            # complete no client does, as it has the image then.
             no_config = not earlier or earlier.lacks(self.config) or earlier.said == "complete"
         if states == {"whole"} and not no_config:
             return "complete"
@@ -1222,6 +1242,7 @@ class Tracker:
 
     MAX_PULLS = 5000
     MAX_PARTS = 200_000  # requests, and what manifests refer to
+    JITTER = .1  # seconds that a request for a blob may seem earlier than that for its manifest
     MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
     FORGET_COMPLETE, FORGET_REST = 60, 3600  # seconds without a sign of life
 
@@ -1315,7 +1336,7 @@ class Tracker:
             self._touch(pull)
             pulls = [pull] if news else []
         if pulls:
-            self._reassign(key, min(pull.started for pull in pulls) - .1)
+            self._reassign(key, min(pull.started for pull in pulls) - self.JITTER)
 
     def _regroup(self, key: Key, asked: List[Pull], late: Fact) -> List[Pull]:
         """Sort the requests for manifests into pulls once more: LATE was told after later ones."""
@@ -1400,7 +1421,7 @@ class Tracker:
         """
         newest: Dict[Optional[str], Tuple[Tuple[int, bool], int, float, Pull]] = {}
         for pull in pulls[:-self.MAX_CANDIDATES - 1:-1]:
-            if (pull.manifests and pull.started - .1 > request.time
+            if (pull.manifests and pull.started - self.JITTER > request.time
                     or not pull.wants(request.digest)
                     or request.user_known and pull.user != request.user):
                 continue
@@ -1680,7 +1701,11 @@ class Console:
 
     def warn(self, message: str) -> None:
         """Tell MESSAGE to the person at the terminal, on stderr."""
-        self._put(self._print, "listener: " + plain(message[:MAX_TEXT]), sys.stderr)
+        line = "listener: " + plain(message[:MAX_TEXT])
+        if self._thread.is_alive():
+            self._put(self._print, line, sys.stderr)
+        else:
+            self._print(line, sys.stderr)
 
     def _put(self, show: Callable, *what: Any, weight: int = 1) -> None:
         with self._lock:
@@ -1868,13 +1893,19 @@ def registry_log_beside(log: str) -> str:
 
 def listen_on_syslog(datagrams: socket.socket, file: LogFile, console: Console) -> None:
     """Keep what comes to DATAGRAMS; two threads, as one that writes would miss datagrams."""
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    waiting: queue.Queue = queue.Queue(maxsize=100_000)
 
     def receive() -> None:
+        full = False
         while True:
             data, _, flags, _ = datagrams.recvmsg(MAX_DATAGRAM)
-            if waiting.qsize() < 100_000:
-                waiting.put(read_syslog(data, bool(flags & socket.MSG_TRUNC)))
+            try:
+                waiting.put_nowait(read_syslog(data, bool(flags & socket.MSG_TRUNC)))
+                full = False
+            except queue.Full:
+                if not full:
+                    console.warn("the registry's log comes too fast: lines of it are lost")
+                full = True
 
     def keep() -> None:
         failing = False
@@ -1937,9 +1968,10 @@ def serve(options: argparse.Namespace) -> None:
 
     try:
         server = Server(options.host, options.port, receive, health, refused, token, tls)
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:
         raise Problem(f"cannot listen on {address(options.host, options.port)}: "
-                      f"{reason(error)}") from None
+                      f"{reason(error)}; stop what listens there, or choose another --host or "
+                      "--port") from None
 
     scheme = "https" if options.tls_cert else "http"
     also = ""
@@ -1972,8 +2004,9 @@ def bind_syslog(name: str, port: int) -> socket.socket:
     try:
         datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         datagrams.bind((name, port))
-    except OSError as error:
-        raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}") from None
+    except (OSError, TypeError, ValueError) as error:
+        raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}; stop what "
+                      "listens there, or choose another --syslog-port") from None
     return datagrams
 
 
@@ -2006,13 +2039,13 @@ def read_lines(path: str) -> Iterator[bytes]:
     """The lines of a file, of one that is gzipped where its name ends in .gz, or of stdin for -."""
     try:
         if path == "-":
-            yield from sys.stdin.buffer
+            with open(0, "rb", closefd=False) as file:
+                yield from file
         else:
             with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
                 yield from file
-    except (OSError, EOFError) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error)
-        raise Problem(f"cannot read {path}: {why}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise Problem(f"cannot read {path}: {reason(error)}") from None
 
 
 def pulls(options: argparse.Namespace) -> None:
@@ -2071,7 +2104,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
                          help="take only requests with the token in FILE in Authorization")
     serving.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate")
     serving.add_argument("--tls-key", metavar="FILE", help="and this key")
-    serving.add_argument("--quiet", action="store_true", help="no line per push and pull")
+    serving.add_argument("--quiet", action="store_true", help="no lines for pushes and pulls")
     serving.add_argument("--verbose", action="store_true",
                          help="a line per event of a pull too, and the layers that were cut")
     reading = commands.add_parser("pulls", help="list the pulls in the logs, and how they ended")
@@ -2084,6 +2117,9 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     if not arguments or arguments[0] not in ("serve", "pulls", "-h", "--help"):
         arguments = ["serve", *arguments]
     options = parser.parse_args(arguments)
+    if options.command == "serve" and options.syslog_port is not None and (
+            os.path.basename(options.log) == "registry.log"):
+        serving.error("--log: registry.log is where the registry's own log goes")
     if options.command == "serve" and bool(options.tls_cert) != bool(options.tls_key):
         serving.error("--tls-cert and --tls-key go together")
     return options
@@ -2091,6 +2127,8 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 (argparse's) wrong usage."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where the shell closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
@@ -2100,8 +2138,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except Problem as problem:
         print("listener:", plain(str(problem)), file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `| head` has seen enough
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            print("listener: cannot write what was asked for:", reason(error), file=sys.stderr)
+            return 1
     except KeyboardInterrupt:
         return 130
     return 0
