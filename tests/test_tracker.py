@@ -531,7 +531,7 @@ def test_event_that_comes_after_the_blobs():
     life.hear(*manifests).wait(2)
     pull = life.pull()
     assert (pull["image"], pull["verdict"]) == ("my/app:1", "complete")
-    assert pull["started"] == stamp(START)
+    assert (pull["started"], pull["ended"]) == (stamp(START), stamp(START + 2.7))
 
 
 def test_same_fact_twice_changes_nothing():
@@ -576,8 +576,13 @@ def check_story(life):
         assert (what == "ended") == (verdict not in ("running",)) or what == "started"
 
 
-def but_ends(pulls):
-    return [{**pull, "ended": None} for pull in pulls]
+def check_same(pulls, in_order):
+    """Each member is the same, but the end: event and log line of a request differ in it by a
+    millisecond, and a request that first seemed to be of another pull leaves its end there."""
+    assert [{**pull, "ended": None} for pull in pulls] == [
+        {**pull, "ended": None} for pull in in_order]
+    for pull, same in zip(pulls, in_order):
+        assert listener.seconds(pull["ended"]) > listener.seconds(same["ended"]) - 0.02
 
 
 def mixed(facts, key):
@@ -595,12 +600,12 @@ def test_recording_in_other_orders(name):
     """All at once, in any order: as when a listener that was away gets what was held back."""
     facts = recording(name).facts()
     in_order = Life(*facts).wait(4000)
-    for seed in range(20):
+    for seed in range(10):
         rest = random.Random(seed)
         life = Life(now=max((fact.time for fact in facts), default=START))
         life.hear(*mixed(facts, lambda _: rest.random())).wait(4000)
         assert differences(life.pulls(), recording(name).truth) == [], f"seed {seed}"
-        assert but_ends(life.pulls()) == but_ends(in_order.pulls()), f"seed {seed}"
+        check_same(life.pulls(), in_order.pulls())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -608,7 +613,7 @@ def test_recording_with_delays(name):
     """Events are up to 20 s late, as after a retry, and log lines a little; ticks go on."""
     facts = recording(name).facts()
     in_order = Life(*facts).wait(4000)
-    for seed in range(8):
+    for seed in range(5):
         rest = random.Random(seed)
         due = {fact: fact.time + rest.random() * (20 if fact.event else 0.2) for fact in facts}
         life = Life(now=min((fact.time for fact in facts), default=START))
@@ -617,7 +622,7 @@ def test_recording_with_delays(name):
             life.hear(fact)
         life.wait(4000)
         assert differences(life.pulls(), recording(name).truth) == [], f"seed {seed}"
-        assert but_ends(life.pulls()) == but_ends(in_order.pulls()), f"seed {seed}"
+        check_same(life.pulls(), in_order.pulls())
 
 
 # ------------------------------------------------------------------------------ made-up pulls, many
