@@ -1048,7 +1048,7 @@ class Pull:
         self.blobs: Optional[Dict[str, int]] = None  # config and layers: bytes by digest
         self.config: Optional[str] = None
         self.config_media_type = ""
-        self.parts = 0  # how many things it holds on to, its requests aside
+        self.weight = 0  # how many things it holds on to, its requests aside
 
     def takes(self, fact: Fact) -> bool:
         """Whether a request for a manifest goes on with this pull, rather than begin another.
@@ -1070,7 +1070,7 @@ class Pull:
         if not self.manifests:
             self.started, self.stamp, self.asked = fact.time, fact.stamp, fact.digest
         self.manifests.append(fact)
-        self.parts += 1 + 2 * len(fact.references)
+        self.weight += 1 + 2 * len(fact.references)
         self.tag = fact.tag or self.tag
         self.end(fact.time, fact.stamp)
         if fact.media_type in INDEX_TYPES:
@@ -1241,7 +1241,7 @@ class Tracker:
     """
 
     MAX_PULLS = 5000
-    MAX_PARTS = 200_000  # requests, and what manifests refer to
+    MAX_WEIGHT = 200_000  # requests, and what manifests refer to
     JITTER = .1  # seconds that a request for a blob may seem earlier than that for its manifest
     MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
     FORGET_COMPLETE, FORGET_REST = 60, 3600  # seconds without a sign of life
@@ -1252,7 +1252,7 @@ class Tracker:
         self._pulls: Dict[Key, List[Pull]] = {}  # in the order of their start
         self._unsettled: Set[Pull] = set()
         self._requests: Dict[str, Optional[Request]] = {}  # None: one for a manifest
-        self._count = self._parts = 0
+        self._count = self._weight = 0
         self._started: List[Change] = []
 
     def __iter__(self) -> Iterator[Pull]:
@@ -1275,7 +1275,7 @@ class Tracker:
         return changes
 
     def _too_much(self, share: float) -> bool:
-        return self._count > self.MAX_PULLS * share or self._parts > self.MAX_PARTS * share
+        return self._count > self.MAX_PULLS * share or self._weight > self.MAX_WEIGHT * share
 
     def _review(self) -> List[Change]:
         """Forget what has been over for long, and the oldest where there is too much."""
@@ -1344,7 +1344,7 @@ class Tracker:
                        key=lambda fact: fact.time)
         owners = {fact.request: pull for pull in asked for fact in pull.manifests}
         for pull in asked:
-            self._parts -= pull.parts
+            self._weight -= pull.weight
             pull.reset()
         pulls: List[Pull] = []
         for fact in facts:
@@ -1363,9 +1363,9 @@ class Tracker:
         return pulls
 
     def _add_manifest(self, pull: Pull, fact: Fact) -> None:
-        self._parts -= pull.parts
+        self._weight -= pull.weight
         pull.add_manifest(fact)
-        self._parts += pull.parts
+        self._weight += pull.weight
 
     def _reassign(self, key: Key, since: float) -> None:
         """Pulls came to light: they may be what requests SINCE then belong to."""
@@ -1381,7 +1381,7 @@ class Tracker:
             if fact.request in self._requests or fact.status in (401, 403):
                 return
             request = self._requests[fact.request] = Request(fact)
-            self._parts += 1
+            self._weight += 1
         progress = request.pull and request.pull.progress[request.digest]
         if progress:
             progress.remove(request)
@@ -1464,7 +1464,7 @@ class Tracker:
             request.pull = None
         for fact in pull.manifests:
             del self._requests[fact.request]
-        self._parts -= len(requests) + pull.parts
+        self._weight -= len(requests) + pull.weight
         return Change("forgotten", pull)
 
     @staticmethod
@@ -1494,8 +1494,7 @@ class Tracker:
                 pull.due = self.now + QUIET_SECONDS
 
 
-def _start(pull: Pull) -> float:
-    return pull.started
+_start = operator.attrgetter("started")
 
 
 # ------------------------------------------------------------------------------------------- show
@@ -1529,7 +1528,7 @@ def short(digest: Optional[str]) -> str:
     return (digest or "?").rpartition(":")[2][:12]
 
 
-def count(number: Optional[int], noun: str) -> str:
+def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -2126,7 +2125,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 (argparse's) wrong usage."""
+    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 wrong usage, 130 Ctrl-C."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)

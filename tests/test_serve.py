@@ -494,13 +494,20 @@ def test_a_file_gets_no_colours(listener):
     assert "\x1b" not in listener.out
 
 
+def launch_into_a_pipe(listener):
+    """Start it with a pipe for its console; the end that the console could be read from."""
+    ours, theirs = os.pipe()
+    listener.popen["stdout"] = theirs
+    listener.launch()
+    os.close(theirs)
+    listener.port = int(re.search(rb":(\d+),", os.read(ours, 1000))[1])
+    return ours
+
+
 def test_a_console_that_nobody_reads_holds_nobody_up(tmp_path):
     """Neither senders nor the end: it is a stopped terminal, or a pipe to a stuck process."""
-    ours, theirs = os.pipe()
-    with Listener(tmp_path, start=False, stdout=theirs) as listener:
-        listener.launch()
-        os.close(theirs)
-        listener.port = int(re.search(rb":(\d+),", os.read(ours, 1000))[1])
+    with Listener(tmp_path, start=False) as listener:
+        ours = launch_into_a_pipe(listener)
         for _ in range(20):
             assert listener.post([event() for _ in range(100)])[0] == 200
         status, seconds = listener.stop()
@@ -510,11 +517,8 @@ def test_a_console_that_nobody_reads_holds_nobody_up(tmp_path):
 
 
 def test_a_console_that_is_gone_does_no_harm(tmp_path):
-    ours, theirs = os.pipe()
-    with Listener(tmp_path, start=False, stdout=theirs) as listener:
-        listener.launch()
-        os.close(theirs)
-        listener.port = int(re.search(rb":(\d+),", os.read(ours, 1000))[1])
+    with Listener(tmp_path, start=False) as listener:
+        ours = launch_into_a_pipe(listener)
         os.close(ours)
         for _ in range(3):
             assert listener.post(event()) == (200, "")

@@ -827,7 +827,7 @@ ENDLESS = {
 def test_what_never_ends_is_bounded(endless, monkeypatch):
     """With limits a hundred times lower than they are, to be quick."""
     monkeypatch.setattr(listener.Tracker, "MAX_PULLS", 50)
-    monkeypatch.setattr(listener.Tracker, "MAX_PARTS", 2000)
+    monkeypatch.setattr(listener.Tracker, "MAX_WEIGHT", 2000)
     tracker, began, most = listener.Tracker(), time.process_time(), 0
     for number, fact in enumerate(endless()):
         tracker.tick(fact.time)
