@@ -44,18 +44,19 @@ import gzip
 import hashlib
 import heapq
 import hmac
-import http.client
+import io
 import itertools
 import json
 import marshal
+import math
 import operator
 import os
 import queue
 import re
 import select
+import selectors
 import signal
 import socket
-import socketserver
 import ssl
 import stat
 import sys
@@ -64,19 +65,23 @@ import time
 import zlib
 from datetime import datetime
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
                     Set, TextIO, Tuple)
 
 # ---------------------------------------------------------------------------------------- receive
 
 MAX_BODY = 8 << 20  # bytes
-LARGE_BODY = 128 << 10  # bytes; of bodies above it only a few are in memory, one is parsed
+LARGE_BODY = 128 << 10  # bytes; of bodies above it only a few are in memory, one is parsed at a time
+MAX_LARGE_BODIES = 8
 MAX_EVENTS = 20_000  # in an envelope; a registry sends one
-MAX_HEADERS = 128 << 10  # bytes, with the request line
+MAX_REQUEST_LINE = 64 << 10  # bytes
+MAX_HEAD = 128 << 10  # bytes: the request line with the headers
 REQUEST_SECONDS = 10  # a request that is not there whole by then is dropped
+REFUSED_SECONDS = 2  # in which a client that was refused may read why
 MAX_CONNECTIONS = 1000
-SPARE_WORKERS = 64
+MAX_ACCEPTED = 100  # connections, before those that are there have their turn
+RECEIVED_BYTES = 64 << 10  # at a time
 MAX_DATAGRAM = 16 << 10  # bytes; Docker itself splits log lines at this length
 
 
@@ -117,84 +122,66 @@ def _http_date(now: int) -> str:
     return email.utils.formatdate(now, usegmt=True)
 
 
-class LimitedHeaders:
-    """What a connection sends. The standard library bounds each header, but not their sum."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.close, self._readline = file.read, file.close, file.readline
-        self.left = MAX_HEADERS
-
-    def readline(self, limit: int) -> bytes:
-        line = self._readline(min(limit, self.left + 1))
-        self.left -= len(line)
-        if self.left < 0:
-            raise http.client.LineTooLong("headers")
-        return line
-
-
 class Handler(BaseHTTPRequestHandler):
-    """One connection: requests in, statuses out. What becomes of them is the server's `receive`."""
+    """One request: its head and body in, the bytes of the answer out. It does no I/O.
 
-    server: Server
+    The standard library reads the head, from bytes that are there already, and writes the answer.
+    """
+
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "listener", ""
-    wbufsize = -1  # a status, its headers and its body leave in one packet
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile = LimitedHeaders(self.rfile)
+    def __init__(self, head: bytes, token: Optional[bytes] = None) -> None:
+        """Read HEAD, from the request line to the empty line; with TOKEN, only who has it may POST.
 
-    def handle_one_request(self) -> None:
-        self.server.extend(self.connection)
-        self.rfile.left = MAX_HEADERS
-        super().handle_one_request()
+        REFUSAL is then the status and the reason for which the request is not taken, or None; LENGTH
+        the bytes of the body that comes next; CONTINUES whether the client waits to hear that it may.
+        """
+        self.rfile, self.wfile = io.BytesIO(head), io.BytesIO()
+        self.refusal: Optional[Tuple[int, str]] = None
+        self.continues = False
+        self.length = 0
+        self.body = b""
+        self.path = ""
+        self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
+        if len(self.raw_requestline) > MAX_REQUEST_LINE:
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+        elif len(head) > MAX_HEAD:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif head.startswith(_TLS_HANDSHAKE):
+            self.send_error(400, "that is TLS: the endpoint's url needs http://, or the listener "
+                            "--tls-cert")
+        elif self.parse_request():
+            self.refusal = self._refusal(token)
+        elif not self.refusal:
+            self.send_error(400, "an empty request line")
+
+    def send_error(self, code: int, message: Optional[str] = None,
+                   explain: Optional[str] = None) -> None:
+        """What the standard library's parser calls; it blames a wrong HTTP version on the server."""
+        code = 400 if code == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED else code
+        self.refusal = code, message or HTTPStatus(code).phrase
 
     def handle_expect_100(self) -> bool:
-        return True  # the method says "continue" when it has found nothing to refuse
-
-    def parse_request(self) -> bool:
-        if not super().parse_request():
-            return False
-        if self.request_version == "HTTP/0.9" or self.headers.defects:
-            self.send_error(400, "not an HTTP/1.1 request")
-            return False
-        if not hasattr(self, "do_" + self.command):
-            self.do_PUT()
-            return False
+        self.continues = True
         return True
 
-    def do_POST(self) -> None:
-        refusal = self._length_refusal() or self._refusal()
+    def _refusal(self, token: Optional[bytes]) -> Optional[Tuple[int, str]]:
+        if self.request_version == "HTTP/0.9" or self.headers.defects:
+            return 400, "not an HTTP/1.1 request"
+        if self.command not in ("POST", "GET", "HEAD"):
+            return 405, f"{self.command} is not taken: POST notifications"
+        refusal = self._length_refusal()
         if refusal:
-            return self.send_error(*refusal)
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            self.send_response_only(HTTPStatus.CONTINUE)
-            self.end_headers()
-            self.wfile.flush()
-        length = int(self.headers["Content-Length"])
-        large = length > LARGE_BODY
-        with self.server.large_body(self.connection) if large else contextlib.nullcontext():
-            body = self.rfile.read(length)
-            with self.server.answering(self.connection):
-                with self.server.large_parsing if large else contextlib.nullcontext():
-                    status, text = self._receive(body, length)
-                if status != 400:
-                    self.answer(status, text)
-                    self.wfile.flush()
-        if status == 400:
-            self.send_error(status, text)
-
-    def _receive(self, body: bytes, length: int) -> Tuple[int, str]:
-        """Hand the events of a body on; the status that says what came of it, and why."""
-        try:
-            if len(body) < length:
-                raise ValueError(f"the body ends after {len(body)} of {length} bytes")
-            self.server.receive(parse_envelope(body))
-        except ValueError as error:
-            return 400, str(error)
-        except OSError as error:
-            return 503, f"{error}; send it again\n"
-        return 200, ""
+            return refusal
+        length = self.headers.get("Content-Length")
+        if self.command == "POST":
+            return self._body_refusal(length, token)
+        if length and length.strip("0"):
+            return 400, f"{self.command} with a body"
+        if not self._asks_health():
+            return 404, "nothing is here: POST notifications, or GET /healthz"
+        return None
 
     def _length_refusal(self) -> Optional[Tuple[int, str]]:
         """The status and the reason where it is not sure where this request's body ends."""
@@ -208,63 +195,34 @@ class Handler(BaseHTTPRequestHandler):
             return 400, f"Content-Length {lengths[0]} is not a number"
         return None
 
-    def _refusal(self) -> Optional[Tuple[int, str]]:
+    def _body_refusal(self, length: Optional[str],
+                      token: Optional[bytes]) -> Optional[Tuple[int, str]]:
         """The status and the reason for which this request's body is not even read."""
-        headers = self.headers
-        length = headers.get("Content-Length")
         if length is None:
             return 411, "no Content-Length"
         if len(length) > 18 or int(length) > MAX_BODY:
             return 413, f"a body of {length} bytes is over {MAX_BODY}"
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
-            return 415, f"Content-Encoding {headers['Content-Encoding']} is not taken: send plain"
-        if not self.server.admits(headers.get("Authorization", "")):
+        encoding = self.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            return 415, f"Content-Encoding {encoding} is not taken: send plain"
+        if token is not None and not self._has(token):
             return 401, ("no or wrong token: the endpoint in the registry's config needs "
                          "headers: {Authorization: [Bearer TOKEN]}")
+        self.length = int(length)
         return None
 
-    def do_GET(self) -> None:
-        refusal = self._length_refusal()
-        if refusal or self.headers.get("Content-Length", "").strip("0"):
-            return self.send_error(*(refusal or (400, f"{self.command} with a body")))
-        if not self._asks_health():
-            return self.send_error(404, "nothing is here: POST notifications, or GET /healthz")
-        status, health = self.server.health()
-        self.answer(status, json.dumps(health) + "\n", "application/json")
-
-    do_HEAD = do_GET
+    def _has(self, token: bytes) -> bool:
+        authorization = self.headers.get("Authorization", "")
+        scheme, _, rest = authorization.partition(" ")
+        given = rest.strip() if scheme.lower() == "bearer" else authorization
+        return hmac.compare_digest(given.encode("latin-1"), token)
 
     def _asks_health(self) -> bool:
         return self.path.partition("?")[0] == "/healthz"
 
-    def do_PUT(self) -> None:
-        self.send_error(405, f"{self.command} is not taken: POST notifications")
-
-    do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_PUT
-
-    def send_error(self, code: int, message: Optional[str] = None,
-                   explain: Optional[str] = None) -> None:
-        """Refuse a request in one line, and close: where its body ends is not known any more.
-
-        The standard library's parser calls this too; what it blames on the server (505, for a
-        version of HTTP that does not exist) is the client's doing here.
-        """
-        code = 400 if code == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED else code
-        message = message or HTTPStatus(code).phrase
-        self.server.refused(code, self.client_address[0], message)
-        self.close_connection = True
-        self.request_version = "HTTP/1.1"  # after a request line that could not be read
-        self.answer(code, message + "\n")
-        # A close with unread bytes resets the connection, and the client would not see the answer.
-        with contextlib.suppress(OSError):
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_WR)
-            self.server.extend(self.connection, 2)
-            while self.connection.recv(1 << 16):
-                pass
-
-    def answer(self, status: int, text: str = "", content_type: str = "text/plain") -> None:
+    def answer(self, status: int, text: str = "", content_type: str = "text/plain") -> bytes:
         body = text.encode("utf-8", "backslashreplace")
+        self.request_version = "HTTP/1.1"  # also after a request line that could not be read
         self.send_response(status)
         if status == 401:
             self.send_header("WWW-Authenticate", "Bearer")
@@ -276,178 +234,308 @@ class Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        if getattr(self, "command", None) != "HEAD":
+        if self.command != "HEAD":
             self.wfile.write(body)
+        return self.wfile.getvalue()
 
     def date_time_string(self, timestamp: Optional[float] = None) -> str:
         return _http_date(int(time.time() if timestamp is None else timestamp))
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Nothing: what is worth a line is told to the server, which knows the console."""
 
 
-class Server(HTTPServer):
-    """Worker threads that wait in accept, so that a connection costs no thread of its own.
+_TLS_HANDSHAKE = b"\x16\x03"
+_HEAD_END = re.compile(rb"\n\r?\n")
 
-    There is always one more worker than there are connections, up to MAX_CONNECTIONS; then the
-    connection that has taken longest gives way. `drop_late`, called about once a second, ends the
-    connections that had their REQUEST_SECONDS: reads need no timeouts of their own then.
+
+class Connection:
+    """One client: what has come from it, and what goes to it."""
+
+    def __init__(self, client: socket.socket, host: str, deadline: float) -> None:
+        self.socket, self.host, self.deadline = client, host, deadline
+        self.received = bytearray()
+        self.request: Optional[Handler] = None  # whose body comes, or which is being answered
+        self.unsent = b""
+        self.refused = False  # what still comes is thrown away
+        self.watched = 0  # for what the selector watches it
+        self._searched = 0  # bytes of `received` in which no head ends
+
+    def large(self) -> bool:
+        return self.request is not None and self.request.length > LARGE_BODY
+
+    def next_head(self) -> Optional[bytes]:
+        """The bytes of the next request's head, once they are there, or too many or wrong ones."""
+        end = _HEAD_END.search(self.received, max(0, self._searched - 2))
+        self._searched = len(self.received)
+        if end:
+            length = end.end()
+        elif self._searched > MAX_HEAD or self.received.startswith(_TLS_HANDSHAKE):
+            length = self._searched
+        else:
+            return None
+        self._searched = 0
+        return self._take(length)
+
+    def next_body(self) -> Optional[bytes]:
+        """The bytes of the request's body, once they are all there."""
+        return self._take(self.request.length) if len(self.received) >= self.request.length else None
+
+    def _take(self, length: int) -> bytes:
+        taken = bytes(self.received[:length])
+        del self.received[:length]
+        return taken
+
+
+_WOULD_BLOCK = BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError
+
+
+class Server:
+    """One thread that serves all connections, in turns, so that nothing has to be locked.
+
+    In a turn it reads what has come, commits all envelopes that are there whole, at once, and
+    answers them. While that waits for the disk, the next turn's envelopes come: the slower the disk
+    and the more senders, the more of them share an fsync.
     """
 
-    request_queue_size = 1024
-
-    def __init__(self, host: str, port: int, receive: Callable[[List[dict]], None],
-                 health: Callable[[], Tuple[int, dict]], refused: Callable[[int, str, str], None],
-                 token: Optional[bytes] = None, tls: Optional[ssl.SSLContext] = None) -> None:
+    def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
+                 commit: Callable[[], None], health: Callable[[], Tuple[int, dict]],
+                 refused: Callable[[int, str, str], None], token: Optional[bytes] = None,
+                 tls: Optional[ssl.SSLContext] = None) -> None:
         """Listen on HOST:PORT; raises OSError where that cannot be.
 
-        RECEIVE is handed each envelope's events, and returns when they are safe; a ValueError of it
-        is answered with 400, an OSError with 503. REFUSED is told status, client and reason.
+        ADD is handed an envelope's events; a ValueError of it is answered with 400. COMMIT returns
+        when all that was added is safe; an OSError of it is answered with 503. HEALTH gives the
+        status and the object that /healthz answers. REFUSED is told status, client and reason.
         """
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.receive, self.health, self.refused = receive, health, refused
-        self.token, self.tls = token, tls
-        self._large_bodies = threading.BoundedSemaphore(8)
-        self._large: Set[socket.socket] = set()
-        self.large_parsing = threading.Lock()
-        self._lock = threading.Lock()
-        self._deadlines: Dict[socket.socket, float] = {}
-        self._answering: Set[socket.socket] = set()
-        self._waiting = self._connections = 0
+        self._add, self._commit, self._health, self._refused = add, commit, health, refused
+        self._token, self._tls = token, tls
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((host, port))
+        self._socket.listen(1024)
+        self._socket.setblocking(False)
+        self.port = self._socket.getsockname()[1]
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._connections: Set[Connection] = set()
+        self._whole: List[Connection] = []  # whose request is there and is to be committed
+        self._again: List[Connection] = []  # from which more has come than was answered
         self._stopping = False
-        super().__init__((host, port), Handler)
-
-    def server_bind(self) -> None:
-        # Not HTTPServer's: that one looks the host's name up, which can take many seconds.
-        socketserver.TCPServer.server_bind(self)
+        threading.stack_size(8 << 20)  # deep JSON would overrun the 1 MiB that musl gives a thread
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        threading.stack_size(8 << 20)  # deep JSON would overrun the 1 MiB that musl gives a thread
-        with self._lock:
-            self._add_worker()
+        self._thread.start()
 
-    def _add_worker(self) -> None:
-        self._waiting += 1
-        threading.Thread(target=self._work, daemon=True).start()
+    def stop(self) -> None:
+        """Accept nothing more, and return when what was taken is committed and answered."""
+        self._stopping = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, too
+        self._thread.join()
 
-    def _work(self) -> None:
-        staying = True
-        while staying:
+    def _run(self) -> None:
+        checked = time.monotonic()
+        while not self._stopping:
+            self._turn()
+            if time.monotonic() - checked > 0.5:
+                checked = time.monotonic()
+                for connection in [c for c in self._connections if c.deadline <= checked]:
+                    self._drop(connection)
+
+    def _turn(self) -> None:
+        again, self._again = self._again, []
+        ready = self._selector.select(0 if again or self._whole else 0.5)
+        for connection in again:
+            self._try(self._advance, connection)
+        for key, _ in ready:
+            if key.data:
+                self._try(self._move, key.data)
+            else:
+                self._accept()
+        # A large body takes long to parse: the others go first, and then one of these.
+        small = [connection for connection in self._whole if not connection.large()]
+        large = [connection for connection in self._whole if connection.large()]
+        self._whole = large[1:]
+        for batch in small, large[:1]:
+            self._keep(batch)
+
+    def _try(self, step: Callable[..., None], connection: Connection, *more: Any) -> None:
+        """Take a step with CONNECTION; whatever goes wrong in it is the end of that one alone."""
+        if connection not in self._connections:
+            return  # dropped meanwhile
+        try:
+            step(connection, *more)
+        except ssl.SSLError as error:
+            self._refused(0, connection.host, f"no TLS: {error.reason or error}; is its url "
+                          "https:// and the certificate one that it trusts?")
+            self._drop(connection)
+        except OSError:  # the client is gone
+            self._drop(connection)
+        except Exception as error:
+            self._refused(0, connection.host, f"that failed with {error!r}")
+            self._drop(connection)
+
+    # -- connections
+
+    def _accept(self) -> None:
+        for _ in range(MAX_ACCEPTED):
             try:
-                connection, address = self.socket.accept()
+                client, address = self._socket.accept()
+            except BlockingIOError:
+                return
             except OSError as error:
                 if self._stopping:
                     return
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    with self._lock:
-                        self._drop_oldest()
-                time.sleep(0.01)
+                no_files = error.errno in (errno.EMFILE, errno.ENFILE)
+                if not (no_files and self._drop_oldest(self._connections)):
+                    return time.sleep(0.01)  # it is likely to fail at once again
                 continue
-            with self._lock:
-                self._waiting -= 1
-                self._connections += 1
-                if not self._waiting:
-                    self._make_room()
-            try:
-                self._serve(connection, address)
-            finally:
-                with self._lock:
-                    self._connections -= 1
-                    staying = self._waiting < SPARE_WORKERS
-                    self._waiting += staying
+            client.setblocking(False)
+            connection = Connection(client, address[0], time.monotonic() + REQUEST_SECONDS)
+            self._connections.add(connection)
+            if len(self._connections) > MAX_CONNECTIONS:
+                self._drop_oldest(self._connections)
+            self._try(self._greet, connection)
 
-    def _make_room(self) -> None:
+    def _greet(self, connection: Connection) -> None:
+        if self._tls:
+            connection.socket = self._tls.wrap_socket(
+                connection.socket, server_side=True, do_handshake_on_connect=False)
+        self._watch(connection, selectors.EVENT_READ)
+        self._read(connection)  # as a rule the request is there already
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        if not connection.watched:
+            self._selector.register(connection.socket, events, connection)
+        elif connection.watched != events:
+            self._selector.modify(connection.socket, events, connection)
+        connection.watched = events
+
+    def _drop_oldest(self, among: Iterable[Connection]) -> bool:
+        """Drop, AMONG connections, the one that has taken longest; whether there was one."""
+        late = [connection for connection in among if connection.deadline < math.inf]
+        if late:
+            self._drop(min(late, key=operator.attrgetter("deadline")))
+        return bool(late)
+
+    def _drop(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if connection.watched:
+            self._selector.unregister(connection.socket)
+        connection.socket.close()
+
+    # -- requests
+
+    def _move(self, connection: Connection) -> None:
+        """Go on with a CONNECTION that can be read from or, where it is waited for, written to."""
+        if connection.unsent:
+            self._send(connection)
+        elif connection.deadline < math.inf:  # else its request is not answered yet
+            self._read(connection)
+
+    def _read(self, connection: Connection) -> None:
         try:
-            if self._connections < MAX_CONNECTIONS:
-                return self._add_worker()
-        except RuntimeError:  # no more threads here
-            self._waiting -= 1
-        self._drop_oldest()
+            data = connection.socket.recv(RECEIVED_BYTES)
+            while self._tls and connection.socket.pending():
+                data += connection.socket.recv(RECEIVED_BYTES)
+        except _WOULD_BLOCK:
+            return
+        if not connection.refused:
+            connection.received += data
+            self._advance(connection, ended=not data)
+        elif not data:
+            self._drop(connection)
 
-    def _drop_oldest(self, among: Optional[Set[socket.socket]] = None) -> None:
-        waiting = [(at, id(connection), connection)
-                   for connection, at in list(self._deadlines.items())
-                   if among is None or connection in among]
-        if waiting:
-            self._abort(min(waiting)[2])
+    def _advance(self, connection: Connection, ended: bool = False) -> None:
+        """Do what can be done with what has come from CONNECTION; ENDED: no more will come."""
+        if not connection.request:
+            head = connection.next_head()
+            if head is None:
+                return self._drop(connection) if ended else None
+            connection.request = Handler(head, self._token)
+            if connection.large():
+                self._make_room(connection)
+        request = connection.request
+        if request.refusal:
+            return self._refuse(connection, *request.refusal)
+        if request.command != "POST":
+            status, health = self._health()
+            return self._answer(connection, status, json.dumps(health) + "\n", "application/json")
+        body = connection.next_body()
+        if body is not None:
+            request.body, connection.deadline = body, math.inf  # what now takes long is our doing
+            self._whole.append(connection)
+        elif ended:
+            self._refuse(connection, 400, f"the body ends after {len(connection.received)} of "
+                         f"{request.length} bytes")
+        elif request.continues:
+            request.continues = False
+            connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _serve(self, connection: socket.socket, address: Tuple) -> None:
+    def _make_room(self, newest: Connection) -> None:
+        large = [connection for connection in self._connections if connection.large()]
+        if len(large) > MAX_LARGE_BODIES:
+            self._drop_oldest(large)
+
+    def _keep(self, batch: List[Connection]) -> None:
+        """Commit the envelopes of BATCH at once, and answer them."""
+        added: List[Connection] = []
+        for connection in batch:
+            self._try(self._add_envelope, connection, added)
+        if not added:
+            return
+        status, text = 200, ""
         try:
-            if self.tls:
-                connection = self.tls.wrap_socket(connection, server_side=True,
-                                                  do_handshake_on_connect=False)
-            self.extend(connection)
-            if self.tls:
-                connection.do_handshake()
-            self.finish_request(connection, address)
-        except ssl.SSLError as error:
-            self.refused(0, address[0], f"no TLS: {error.reason or error}; is its url https:// and "
-                         "the certificate one that it trusts?")
-        except (OSError, ValueError):
-            pass  # the client is gone, or was dropped
-        except Exception as error:  # a worker goes on, whatever one connection did to it
-            self.refused(0, address[0], f"that failed with {error!r}")
-        finally:
-            with self._lock:
-                self._deadlines.pop(connection, None)
-            connection.close()
+            self._commit()
+        except Exception as error:
+            status, text = 503, f"{error}; send it again\n"
+            if not isinstance(error, OSError):
+                self._refused(status, added[0].host, f"that failed with {error!r}")
+        for connection in added:
+            self._try(self._answer, connection, status, text)
 
-    def extend(self, connection: socket.socket, seconds: float = REQUEST_SECONDS) -> None:
-        """Give CONNECTION so many seconds from now."""
-        self._deadlines[connection] = time.monotonic() + seconds
-
-    def drop_late(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            for connection in [c for c, at in list(self._deadlines.items()) if at <= now]:
-                self._abort(connection)
-
-    def _abort(self, connection: socket.socket) -> None:
-        """Make the worker that reads from CONNECTION find its end. Called under the lock."""
-        self._deadlines.pop(connection, None)
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    @contextlib.contextmanager
-    def large_body(self, connection: socket.socket) -> Iterator[None]:
-        """While inside, CONNECTION may send a large body; where many do, the longest gives way."""
-        if not self._large_bodies.acquire(blocking=False):
-            with self._lock:
-                self._drop_oldest(self._large)
-            self._large_bodies.acquire()
-        self._large.add(connection)
+    def _add_envelope(self, connection: Connection, added: List[Connection]) -> None:
         try:
-            yield
-        finally:
-            self._large.discard(connection)
-            self._large_bodies.release()
+            self._add(parse_envelope(connection.request.body))
+        except ValueError as error:
+            self._refuse(connection, 400, str(error))
+        else:
+            added.append(connection)
 
-    @contextlib.contextmanager
-    def answering(self, connection: socket.socket) -> Iterator[None]:
-        """While inside, `stop` waits, and what takes long is not the client's fault."""
-        self._answering.add(connection)
-        self._deadlines.pop(connection, None)
+    # -- answers
+
+    def _refuse(self, connection: Connection, status: int, text: str) -> None:
+        """Refuse a request in one line, and close: where its body ends is not known any more."""
+        self._refused(status, connection.host, text)
+        connection.refused = connection.request.close_connection = True
+        self._answer(connection, status, text + "\n")
+        connection.deadline = time.monotonic() + REFUSED_SECONDS
+
+    def _answer(self, connection: Connection, status: int, text: str = "",
+                content_type: str = "text/plain") -> None:
+        connection.unsent = connection.request.answer(status, text, content_type)
+        connection.deadline = time.monotonic() + REQUEST_SECONDS
+        self._send(connection)
+
+    def _send(self, connection: Connection) -> None:
         try:
-            yield
-        finally:
-            self._answering.discard(connection)
-            self.extend(connection)
-
-    def admits(self, authorization: str) -> bool:
-        if self.token is None:
-            return True
-        scheme, _, rest = authorization.partition(" ")
-        given = rest.strip() if scheme.lower() == "bearer" else authorization
-        return hmac.compare_digest(given.encode("latin-1"), self.token)
-
-    def stop(self, seconds: float) -> None:
-        """Accept nothing more, and wait up to SECONDS for what is being written and answered."""
-        self._stopping = True
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the workers in accept
-        until = time.monotonic() + seconds
-        while self._answering and time.monotonic() < until:
-            time.sleep(0.005)
+            sent = connection.socket.send(connection.unsent)
+        except _WOULD_BLOCK:
+            sent = 0
+        connection.unsent = connection.unsent[sent:]
+        if connection.unsent:
+            return self._watch(connection, selectors.EVENT_WRITE)
+        if connection.refused:
+            # A close with unread bytes resets the connection, and the client would not see why.
+            connection.socket.shutdown(socket.SHUT_WR)
+        elif connection.request.close_connection:
+            return self._drop(connection)
+        connection.request = None
+        self._watch(connection, selectors.EVENT_READ)
+        if connection.received:
+            self._again.append(connection)
 
 
 # RFC 5424: <27>1 TIMESTAMP HOST APP PROCID MSGID STRUCTURED-DATA MESSAGE
@@ -572,27 +660,13 @@ class LogFile:
         os.close(self._file)
 
 
-class Batch:
-    """Events that reach the disk with one fsync: entries of [id or None, line, whether new]."""
-
-    def __init__(self) -> None:
-        self.entries: List[list] = []
-        self.done = False
-        self.error: Optional[OSError] = None
-
-
 class EventLog:
-    """Every event once, on the disk before `append` returns.
-
-    Group commit: of the threads that wait to append, the first to find nobody writing writes and
-    fsyncs what all of them brought; while it does, the next batch collects.
-    """
+    """Every event once. What is added since the last commit is on the disk when `commit` returns."""
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
         self._file, self._warn = LogFile(path, warn), warn
-        self._collecting, self._writing = threading.Lock(), threading.Lock()
-        self._batch = Batch()
+        self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
         self._ids: Set[bytes] = set()
         self._order: collections.deque = collections.deque()
         self.error: Optional[OSError] = None
@@ -616,57 +690,48 @@ class EventLog:
             if len(self._order) > REMEMBERED_EVENTS:
                 self._ids.discard(self._order.popleft())
 
-    def append(self, events: List[dict]) -> List[dict]:
-        """Keep EVENTS, and return those that were not in the log already.
+    def add(self, events: List[dict]) -> None:
+        """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
+        self._added += [(self._id(event), encode_event(event), event) for event in events]
 
-        Raises ValueError for an event that JSON cannot express, and OSError when the disk refuses;
-        then none of EVENTS is in the log, and the same call may be made again.
+    def commit(self) -> List[dict]:
+        """Keep what was added; returns those events of it that were not in the log already.
+
+        Raises OSError when the disk refuses; then none of them is in the log, and all may be added
+        again.
         """
-        entries = [[self._id(event), encode_event(event), False] for event in events]
-        with self._collecting:
-            batch = self._batch
-            batch.entries += entries
-        with self._writing:
-            if not batch.done:
-                with self._collecting:
-                    self._batch = Batch()
-                self._write(batch)
-        if batch.error:
-            raise batch.error
-        return [event for event, entry in zip(events, entries) if entry[2]]
-
-    def _write(self, batch: Batch) -> None:
-        fresh: Set[bytes] = set()
-        for entry in batch.entries:
-            name = entry[0]
-            if name is None or name not in self._ids and name not in fresh:
-                entry[2] = True
+        added, self._added = self._added, []
+        names: Set[bytes] = set()
+        lines, fresh = [], []
+        for name, line, event in added:
+            if name is None or name not in self._ids and name not in names:
+                lines.append(line)
+                fresh.append(event)
                 if name:
-                    fresh.add(name)
-        data = b"".join(entry[1] for entry in batch.entries if entry[2])
+                    names.add(name)
+        if lines:
+            self._write(b"".join(lines))
+        self.written += len(fresh)
+        self.duplicates += len(added) - len(fresh)
+        for name, _, _ in added:
+            self._remember(name)
+        return fresh
+
+    def _write(self, data: bytes) -> None:
         try:
-            if data:
-                self._file.append(data, sync=True)
+            self._file.append(data, sync=True)
         except OSError as error:
-            batch.error = OSError(f"cannot write {self._file.path}: {reason(error)}")
+            failed = OSError(f"cannot write {self._file.path}: {reason(error)}")
             if not self.error:
-                self._warn(f"{batch.error}; the registry is told to send again until it can be")
-            self.error = batch.error
-        else:
-            if data and self.error:
-                self._warn(f"{self._file.path} can be written again")
-                self.error = None
-            new = sum(entry[2] for entry in batch.entries)
-            self.written += new
-            self.duplicates += len(batch.entries) - new
-            for entry in batch.entries:
-                self._remember(entry[0])
-        batch.done = True
+                self._warn(f"{failed}; the registry is told to send again until it can be")
+            self.error = failed
+            raise failed from None
+        if self.error:
+            self._warn(f"{self._file.path} can be written again")
+            self.error = None
 
     def close(self) -> None:
-        """Wait for the batch that is being written; what comes later fails with OSError."""
-        with self._writing:
-            self._file.close()
+        self._file.close()
 
 
 def encode_event(event: dict) -> bytes:
@@ -1954,8 +2019,8 @@ def serve(options: argparse.Namespace) -> None:
     if not options.quiet:
         follow_again(tracker, options.log)
 
-    def receive(events: List[dict]) -> None:
-        console.events(log.append(events))
+    def commit() -> None:
+        console.events(log.commit())
 
     def health() -> Tuple[int, dict]:
         if log.error:
@@ -1966,7 +2031,7 @@ def serve(options: argparse.Namespace) -> None:
         console.warn(f"{client} was refused{f' with {status}' if status else ''}: {why}")
 
     try:
-        server = Server(options.host, options.port, receive, health, refused, token, tls)
+        server = Server(options.host, options.port, log.add, commit, health, refused, token, tls)
     except (OSError, TypeError, ValueError) as error:
         raise Problem(f"cannot listen on {address(options.host, options.port)}: "
                       f"{reason(error)}; stop what listens there, or choose another --host or "
@@ -1979,16 +2044,15 @@ def serve(options: argparse.Namespace) -> None:
                 f"{registry_log.path}")
         listen_on_syslog(datagrams, registry_log, console)
     print(f"listener: listening on {scheme}://"
-          f"{address(options.host, server.server_address[1])}, writing to {options.log}{also}",
+          f"{address(options.host, server.port)}, writing to {options.log}{also}",
           flush=True)
     server.start()
     console.start()
     while not select.select([wakeup], [], [], 1)[0]:
-        server.drop_late()
         if registry_log:
             with contextlib.suppress(OSError):
                 registry_log.sync()
-    server.stop(1)
+    server.stop()
     log.close()
     if not console.stop(.5):
         os._exit(0)  # it hangs in a terminal that was stopped, and Python would wait for it
