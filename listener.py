@@ -140,9 +140,9 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile, self.wfile = io.BytesIO(head), io.BytesIO()
         self.refusal: Optional[Tuple[int, str]] = None
         self.continues = False
-        self.length = 0
-        self.body = b""
-        self.path = ""
+        self.command = self.path = ""
+        self.length, self.body = 0, b""
+        self.close_connection = True
         self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
         if len(self.raw_requestline) > MAX_REQUEST_LINE:
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
@@ -403,7 +403,6 @@ class Server:
         if self._tls:
             connection.socket = self._tls.wrap_socket(
                 connection.socket, server_side=True, do_handshake_on_connect=False)
-        self._watch(connection, selectors.EVENT_READ)
         self._read(connection)  # as a rule the request is there already
 
     def _watch(self, connection: Connection, events: int) -> None:
@@ -441,7 +440,7 @@ class Server:
             while self._tls and connection.socket.pending():
                 data += connection.socket.recv(RECEIVED_BYTES)
         except _WOULD_BLOCK:
-            return
+            return self._watch(connection, selectors.EVENT_READ)
         if not connection.refused:
             connection.received += data
             self._advance(connection, ended=not data)
@@ -453,7 +452,8 @@ class Server:
         if not connection.request:
             head = connection.next_head()
             if head is None:
-                return self._drop(connection) if ended else None
+                return (self._drop(connection) if ended else
+                        self._watch(connection, selectors.EVENT_READ))
             connection.request = Handler(head, self._token)
             if connection.large():
                 self._make_room(connection)
@@ -470,9 +470,11 @@ class Server:
         elif ended:
             self._refuse(connection, 400, f"the body ends after {len(connection.received)} of "
                          f"{request.length} bytes")
-        elif request.continues:
-            request.continues = False
-            connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            if request.continues:
+                request.continues = False
+                connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._watch(connection, selectors.EVENT_READ)
 
     def _make_room(self, newest: Connection) -> None:
         large = [connection for connection in self._connections if connection.large()]
@@ -510,6 +512,7 @@ class Server:
         """Refuse a request in one line, and close: where its body ends is not known any more."""
         self._refused(status, connection.host, text)
         connection.refused = connection.request.close_connection = True
+        connection.received.clear()
         self._answer(connection, status, text + "\n")
         connection.deadline = time.monotonic() + REFUSED_SECONDS
 
