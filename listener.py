@@ -116,6 +116,9 @@ def _refuse(constant: str) -> None:
 
 _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
+_TLS_HANDSHAKE = b"\x16\x03"
+_HEAD_END = re.compile(rb"\n\r?\n")
+
 
 @functools.lru_cache(maxsize=2)
 def _http_date(now: int) -> str:
@@ -243,10 +246,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Nothing: what is worth a line is told to the server, which knows the console."""
-
-
-_TLS_HANDSHAKE = b"\x16\x03"
-_HEAD_END = re.compile(rb"\n\r?\n")
 
 
 class Connection:
@@ -423,6 +422,7 @@ class Server:
         self._connections.discard(connection)
         if connection.watched:
             self._selector.unregister(connection.socket)
+            connection.watched = 0
         connection.socket.close()
 
     # -- requests
@@ -477,8 +477,9 @@ class Server:
             self._watch(connection, selectors.EVENT_READ)
 
     def _make_room(self, newest: Connection) -> None:
-        large = [connection for connection in self._connections if connection.large()]
-        if len(large) > MAX_LARGE_BODIES:
+        """For the large body of NEWEST: where many are coming, that which has taken longest goes."""
+        large = [connection for connection in self._connections - {newest} if connection.large()]
+        if len(large) >= MAX_LARGE_BODIES:
             self._drop_oldest(large)
 
     def _keep(self, batch: List[Connection]) -> None:
