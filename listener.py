@@ -40,6 +40,7 @@ import email.utils
 import errno
 import fcntl
 import functools
+import gc
 import gzip
 import hashlib
 import heapq
@@ -1884,6 +1885,8 @@ def facts(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> 
 def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
     """The facts in files, read by a process of its own: big logs keep more than one core busy."""
     receiving, sending = os.pipe()
+    with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
+        fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
     reader = os.fork()
     if not reader:
         os.close(receiving)
@@ -2120,6 +2123,7 @@ def pulls(options: argparse.Namespace) -> None:
     logs, registry_logs = options.logs or [DEFAULT_LOG], options.registry_log or []
     if not options.logs and not registry_logs and os.path.exists(registry_log_beside(DEFAULT_LOG)):
         registry_logs = [registry_log_beside(DEFAULT_LOG)]
+    gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
     tracker = Tracker()
     counts: collections.Counter = collections.Counter()
     show = (lambda *what: json.dumps(pull_object(*what))) if options.json else pull_row
