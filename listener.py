@@ -9,10 +9,12 @@ pull: when it starts and how it ended.
 
 The parts stand in the order in which data flows, and each knows nothing of the others' insides:
 
-  receive      Handler, Server   HTTP in, status out. A worker thread per connection.
+  receive      Handler           the bytes of a request in, those of its answer out. No I/O.
+               Server            one thread with all the sockets: what has come whole is committed
+                                 together, with one fsync, and answered.
                read_syslog       a datagram in, a line of text out.
   keep         LogFile           whole lines in one file, through rotation and full disks.
-               EventLog          each event once, durable before the sender hears 200.
+               EventLog          each event once, on the disk before its sender hears 200.
   understand   event_fact, line_fact
                                  an event or a log line in, what it says of one request out: a Fact.
                Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no

@@ -359,9 +359,12 @@ def test_nobody_is_answered_before_the_event_is_on_the_disk(tmp_path):
             listener.request("GET", "/healthz", seconds=0.5)
         assert [post.answer for post in (first, again, *others)] == [None] * 7
         assert listener.ids() == [first.new["id"]]
+        synced = listener.folder / "synced"
+        before = synced.read_text().count("\n")
         listener.fault("")
         assert [post.result() for post in (first, again, *others)] == [(200, "")] * 7
         assert sorted(listener.ids()) == sorted(post.new["id"] for post in (first, *others))
+        assert synced.read_text().count("\n") == before + 2  # all that waited came in one fsync
 
 
 def test_a_registry_that_does_not_wait_and_sends_again_and_again(tmp_path):

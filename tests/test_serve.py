@@ -600,6 +600,27 @@ def test_https(tmp_path, certificate):
         assert "Traceback" not in listener.err
 
 
+def test_many_requests_at_once_over_https(tmp_path, certificate):
+    """In records that hold several requests, and requests that span records."""
+    key, cert, trusting = certificate
+    events = [event(padding="x" * size) for size in (0, 10, 1000, 20_000) * 10]
+    with Listener(tmp_path, "--tls-cert", cert, "--tls-key", key, "--quiet") as listener, \
+            listener.connect() as plain, \
+            trusting.wrap_socket(plain, server_hostname="localhost") as connection:
+        for body in map(envelope, events):
+            connection.sendall(b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert statuses(drain(connection)) == [200] * 41
+        assert listener.events() == events
+
+
+def test_https_at_a_listener_without_a_certificate_is_told_at_once(tmp_path):
+    with Listener(tmp_path) as listener:
+        with pytest.raises(ssl.SSLError):
+            listener.post(event(), tls=ssl.create_default_context(), seconds=5)
+        until(lambda: re.search(r"refused with 400: that is TLS: .* http://", listener.err))
+
+
 @pytest.mark.parametrize("token", ["s3cret-token", "geheim-äöü"])
 def test_only_who_has_the_token_may_post(tmp_path, token):
     (tmp_path / "token").write_text(token + "\n", encoding="utf-8")
