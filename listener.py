@@ -75,8 +75,8 @@ from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Nam
 # ---------------------------------------------------------------------------------------- receive
 
 MAX_BODY = 8 << 20  # bytes
-LARGE_BODY = 128 << 10  # bytes; of bodies above it only a few are in memory, one is parsed at a time
-MAX_LARGE_BODIES = 8
+LARGE_BODY = 128 << 10  # bytes; bodies above it are parsed one at a time
+MAX_LARGE_BODIES = 8  # in memory
 MAX_EVENTS = 20_000  # in an envelope; a registry sends one
 MAX_REQUEST_LINE = 64 << 10  # bytes
 MAX_HEAD = 128 << 10  # bytes: the request line with the headers
@@ -140,8 +140,9 @@ class Handler(BaseHTTPRequestHandler):
     def __init__(self, head: bytes, token: Optional[bytes] = None) -> None:
         """Read HEAD, from the request line to the empty line; with TOKEN, only who has it may POST.
 
-        REFUSAL is then the status and the reason for which the request is not taken, or None; LENGTH
-        the bytes of the body that comes next; CONTINUES whether the client waits to hear that it may.
+        `refusal` is then the status and the reason for which the request is not taken, or None;
+        `length` the bytes of the body that comes next; `continues` whether the client sends that
+        body only when it is told to.
         """
         self.rfile, self.wfile = io.BytesIO(head), io.BytesIO()
         self.refusal: Optional[Tuple[int, str]] = None
@@ -164,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: Optional[str] = None,
                    explain: Optional[str] = None) -> None:
-        """What the standard library's parser calls; it blames a wrong HTTP version on the server."""
+        """What the standard library's parser calls, which blames a wrong version on the server."""
         code = 400 if code == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED else code
         self.refusal = code, message or HTTPStatus(code).phrase
 
@@ -281,7 +282,8 @@ class Connection:
 
     def next_body(self) -> Optional[bytes]:
         """The bytes of the request's body, once they are all there."""
-        return self._take(self.request.length) if len(self.received) >= self.request.length else None
+        length = self.request.length
+        return self._take(length) if len(self.received) >= length else None
 
     def _take(self, length: int) -> bytes:
         taken = bytes(self.received[:length])
@@ -340,7 +342,11 @@ class Server:
     def _run(self) -> None:
         checked = time.monotonic()
         while not self._stopping:
-            self._turn()
+            try:
+                self._turn()
+            except Exception as error:  # of no client's making: the next turn may do better
+                self._refused(0, "everybody", f"that failed with {error!r}")
+                time.sleep(0.1)
             if time.monotonic() - checked > 0.5:
                 checked = time.monotonic()
                 for connection in [c for c in self._connections if c.deadline <= checked]:
@@ -480,7 +486,7 @@ class Server:
             self._watch(connection, selectors.EVENT_READ)
 
     def _make_room(self, newest: Connection) -> None:
-        """For the large body of NEWEST: where many are coming, that which has taken longest goes."""
+        """For NEWEST, a large body: where many are coming, that which has taken longest goes."""
         large = [connection for connection in self._connections - {newest} if connection.large()]
         if len(large) >= MAX_LARGE_BODIES:
             self._drop_oldest(large)
@@ -668,7 +674,7 @@ class LogFile:
 
 
 class EventLog:
-    """Every event once. What is added since the last commit is on the disk when `commit` returns."""
+    """Every event once. What was added is on the disk when `commit` returns."""
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
