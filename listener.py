@@ -325,6 +325,7 @@ class Server:
         self._connections: Set[Connection] = set()
         self._whole: List[Connection] = []  # whose request is there and is to be committed
         self._again: List[Connection] = []  # from which more has come than was answered
+        self._next_check = 0.0  # by the clock that cannot be set
         self._stopping = False
         threading.stack_size(8 << 20)  # deep JSON would overrun the 1 MiB that musl gives a thread
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -340,17 +341,12 @@ class Server:
         self._thread.join()
 
     def _run(self) -> None:
-        checked = time.monotonic()
         while not self._stopping:
             try:
                 self._turn()
             except Exception as error:  # of no client's making: the next turn may do better
                 self._refused(0, "everybody", f"that failed with {error!r}")
                 time.sleep(0.1)
-            if time.monotonic() - checked > 0.5:
-                checked = time.monotonic()
-                for connection in [c for c in self._connections if c.deadline <= checked]:
-                    self._drop(connection)
 
     def _turn(self) -> None:
         again, self._again = self._again, []
@@ -362,6 +358,7 @@ class Server:
                 self._try(self._move, key.data)
             else:
                 self._accept()
+        self._drop_late()
         # A large body takes long to parse: the others go first, and then one of these.
         small = [connection for connection in self._whole if not connection.large()]
         large = [connection for connection in self._whole if connection.large()]
@@ -419,6 +416,14 @@ class Server:
         elif connection.watched != events:
             self._selector.modify(connection.socket, events, connection)
         connection.watched = events
+
+    def _drop_late(self) -> None:
+        """Drop who had his time; about twice a second, as it looks at all connections."""
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + 0.5
+            for connection in [c for c in self._connections if c.deadline <= now]:
+                self._drop(connection)
 
     def _drop_oldest(self, among: Iterable[Connection]) -> bool:
         """Drop, AMONG connections, the one that has taken longest; whether there was one."""

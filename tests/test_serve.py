@@ -608,7 +608,8 @@ def test_many_requests_at_once_over_https(tmp_path, certificate):
             listener.connect() as plain, \
             trusting.wrap_socket(plain, server_hostname="localhost") as connection:
         for body in map(envelope, events):
-            connection.sendall(b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            connection.sendall(b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b"
+                               % (len(body), body))
         connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
         assert statuses(drain(connection)) == [200] * 41
         assert listener.events() == events
