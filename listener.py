@@ -75,8 +75,9 @@ from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Nam
 # ---------------------------------------------------------------------------------------- receive
 
 MAX_BODY = 8 << 20  # bytes
-LARGE_BODY = 128 << 10  # bytes; bodies above it are parsed one at a time
-MAX_LARGE_BODIES = 8  # in memory
+LARGE_BODY = 128 << 10  # bytes; bodies above it are committed one by one
+MAX_LARGE_BODIES = 8  # that are on their way
+MAX_COMMIT = 1 << 20  # bytes of the other bodies that are committed together
 MAX_EVENTS = 20_000  # in an envelope; a registry sends one
 MAX_REQUEST_LINE = 64 << 10  # bytes
 MAX_HEAD = 128 << 10  # bytes: the request line with the headers
@@ -84,7 +85,8 @@ REQUEST_SECONDS = 10  # a request that is not there whole by then is dropped
 REFUSED_SECONDS = 2  # in which a client that was refused may read why
 MAX_CONNECTIONS = 1000
 MAX_ACCEPTED = 100  # connections, before those that are there have their turn
-RECEIVED_BYTES = 64 << 10  # at a time
+RECEIVED_BYTES = 64 << 10  # at a time, and of a body up to MAX_RECEIVED_BYTES
+MAX_RECEIVED_BYTES = 1 << 20
 MAX_DATAGRAM = 16 << 10  # bytes; Docker itself splits log lines at this length
 
 
@@ -113,11 +115,11 @@ def parse_envelope(body: bytes) -> List[dict]:
     return events
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 _TLS_HANDSHAKE = b"\x16\x03"
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -129,13 +131,12 @@ def _http_date(now: int) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: its head and body in, the bytes of the answer out. It does no I/O.
+    """One request: the bytes of its head in, the bytes of the answer out. It does no I/O.
 
     The standard library reads the head, from bytes that are there already, and writes the answer.
     """
 
     protocol_version = "HTTP/1.1"
-    server_version, sys_version = "listener", ""
 
     def __init__(self, head: bytes, token: Optional[bytes] = None) -> None:
         """Read HEAD, from the request line to the empty line; with TOKEN, only who has it may POST.
@@ -144,11 +145,11 @@ class Handler(BaseHTTPRequestHandler):
         `length` the bytes of the body that comes next; `continues` whether the client sends that
         body only when it is told to.
         """
-        self.rfile, self.wfile = io.BytesIO(head), io.BytesIO()
+        self.rfile = io.BytesIO(head)
         self.refusal: Optional[Tuple[int, str]] = None
         self.continues = False
         self.command = self.path = ""
-        self.length, self.body = 0, b""
+        self.length = 0
         self.close_connection = True
         self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
         if len(self.raw_requestline) > MAX_REQUEST_LINE:
@@ -159,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(400, "that is TLS: the endpoint's url needs http://, or the listener "
                             "--tls-cert")
         elif self.parse_request():
-            self.refusal = self._refusal(token)
+            self.refusal = self._find_refusal(token)
         elif not self.refusal:
             self.send_error(400, "an empty request line")
 
@@ -173,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         self.continues = True
         return True
 
-    def _refusal(self, token: Optional[bytes]) -> Optional[Tuple[int, str]]:
+    def _find_refusal(self, token: Optional[bytes]) -> Optional[Tuple[int, str]]:
         if self.request_version == "HTTP/0.9" or self.headers.defects:
             return 400, "not an HTTP/1.1 request"
         if self.command not in ("POST", "GET", "HEAD"):
@@ -228,7 +229,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.path.partition("?")[0] == "/healthz"
 
     def answer(self, status: int, text: str = "", content_type: str = "text/plain") -> bytes:
+        """The bytes of an answer with STATUS, and TEXT as its body."""
         body = text.encode("utf-8", "backslashreplace")
+        self.wfile = io.BytesIO()
         self.request_version = "HTTP/1.1"  # also after a request line that could not be read
         self.send_response(status)
         if status == 401:
@@ -245,6 +248,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         return self.wfile.getvalue()
 
+    def version_string(self) -> str:
+        return "listener"
+
     def date_time_string(self, timestamp: Optional[float] = None) -> str:
         return _http_date(int(time.time() if timestamp is None else timestamp))
 
@@ -253,17 +259,29 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Connection:
-    """One client: what has come from it, and what goes to it."""
+    """One client: what has come from it, what goes to it, and what it waits for.
+
+    It is in one of these states:
+
+      reading      more has to come from the client
+      pipelining   more may be there already: it is looked at in the next turn
+      committing   the request is there whole, and waits for the disk
+      sending      the client has to take (the rest of) the answer
+      refused      the client may read why, what still comes from it is thrown away
+      dropped      it is closed
+    """
 
     def __init__(self, client: socket.socket, host: str, deadline: float) -> None:
         self.socket, self.host, self.deadline = client, host, deadline
+        self.state = "reading"
         self.received = bytearray()
-        self.request: Optional[Handler] = None  # whose body comes, or which is being answered
+        self.request: Optional[Handler] = None  # from the end of its head on, until it is answered
+        self.body = b""  # of that request, once it is whole
         self.unsent = b""
-        self.refused = False  # what still comes is thrown away
         self.watched = 0  # for what the selector watches it
         self._searched = 0  # bytes of `received` in which no head ends
 
+    @property
     def large(self) -> bool:
         return self.request is not None and self.request.length > LARGE_BODY
 
@@ -280,10 +298,12 @@ class Connection:
         self._searched = 0
         return self._take(length)
 
-    def next_body(self) -> Optional[bytes]:
-        """The bytes of the request's body, once they are all there."""
-        length = self.request.length
-        return self._take(length) if len(self.received) >= length else None
+    def missing(self) -> int:
+        """How many bytes of the request's body have not come yet."""
+        return max(0, self.request.length - len(self.received)) if self.request else 0
+
+    def take_body(self) -> None:
+        self.body = self._take(self.request.length)
 
     def _take(self, length: int) -> bytes:
         taken = bytes(self.received[:length])
@@ -304,15 +324,16 @@ class Server:
 
     def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
                  commit: Callable[[], None], health: Callable[[], Tuple[int, dict]],
-                 refused: Callable[[int, str, str], None], token: Optional[bytes] = None,
+                 report: Callable[[int, str, str], None], token: Optional[bytes] = None,
                  tls: Optional[ssl.SSLContext] = None) -> None:
         """Listen on HOST:PORT; raises OSError where that cannot be.
 
         ADD is handed an envelope's events; a ValueError of it is answered with 400. COMMIT returns
         when all that was added is safe; an OSError of it is answered with 503. HEALTH gives the
-        status and the object that /healthz answers. REFUSED is told status, client and reason.
+        status and the object that /healthz answers. REPORT is told of each refusal: its status (0:
+        no answer), the client's host, and the reason.
         """
-        self._add, self._commit, self._health, self._refused = add, commit, health, refused
+        self._add, self._commit, self._health, self._report = add, commit, health, report
         self._token, self._tls = token, tls
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -323,9 +344,10 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
         self._connections: Set[Connection] = set()
-        self._whole: List[Connection] = []  # whose request is there and is to be committed
-        self._again: List[Connection] = []  # from which more has come than was answered
-        self._next_check = 0.0  # by the clock that cannot be set
+        self._pipelining: List[Connection] = []  # those in that state, each once
+        self._committing: List[Connection] = []
+        self._commit_seconds = 0.0  # that the last one took
+        self._next_check = 0.0
         self._stopping = False
         threading.stack_size(8 << 20)  # deep JSON would overrun the 1 MiB that musl gives a thread
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -334,7 +356,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Accept nothing more, and return when what was taken is committed and answered."""
+        """Accept nothing more, and return when every request that is there whole is committed."""
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, too
@@ -345,41 +367,49 @@ class Server:
             try:
                 self._turn()
             except Exception as error:  # of no client's making: the next turn may do better
-                self._refused(0, "everybody", f"that failed with {error!r}")
+                self._report(0, "somebody", f"that failed with {error!r}")
                 time.sleep(0.1)
+        while self._committing:
+            self._commit_some()
 
     def _turn(self) -> None:
-        again, self._again = self._again, []
-        ready = self._selector.select(0 if again or self._whole else 0.5)
-        for connection in again:
+        self._receive(0 if self._pipelining or self._committing else 0.5)
+        # On a slow disk it is worth a moment to have those in the same commit that are just coming:
+        # in a TLS handshake, or with a large body. Else each of their steps would wait for it.
+        end = time.monotonic() + min(0.1, self._commit_seconds / 10)
+        while self._committing and time.monotonic() < end - 0.001:
+            self._receive(end - time.monotonic())
+        self._drop_late()
+        self._commit_some()
+
+    def _receive(self, seconds: float) -> None:
+        """Go on with all connections that can go on; wait up to SECONDS for one."""
+        ready = self._selector.select(seconds)
+        pipelining, self._pipelining = self._pipelining, []
+        for connection in pipelining:
             self._try(self._advance, connection)
         for key, _ in ready:
             if key.data:
-                self._try(self._move, key.data)
+                self._try(self._continue, key.data)
             else:
                 self._accept()
-        self._drop_late()
-        # A large body takes long to parse: the others go first, and then one of these.
-        small = [connection for connection in self._whole if not connection.large()]
-        large = [connection for connection in self._whole if connection.large()]
-        self._whole = large[1:]
-        for batch in small, large[:1]:
-            self._keep(batch)
 
     def _try(self, step: Callable[..., None], connection: Connection, *more: Any) -> None:
         """Take a step with CONNECTION; whatever goes wrong in it is the end of that one alone."""
-        if connection not in self._connections:
-            return  # dropped meanwhile
+        if connection.state == "dropped":
+            return
         try:
             step(connection, *more)
+        except ssl.SSLEOFError:  # the client is gone
+            self._drop(connection)
         except ssl.SSLError as error:
-            self._refused(0, connection.host, f"no TLS: {error.reason or error}; is its url "
-                          "https:// and the certificate one that it trusts?")
+            self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
+                         "https:// and the certificate one that it trusts?")
             self._drop(connection)
         except OSError:  # the client is gone
             self._drop(connection)
         except Exception as error:
-            self._refused(0, connection.host, f"that failed with {error!r}")
+            self._report(0, connection.host, f"that failed with {error!r}")
             self._drop(connection)
 
     # -- connections
@@ -427,35 +457,38 @@ class Server:
 
     def _drop_oldest(self, among: Iterable[Connection]) -> bool:
         """Drop, AMONG connections, the one that has taken longest; whether there was one."""
-        late = [connection for connection in among if connection.deadline < math.inf]
+        late = [connection for connection in among if connection.state != "committing"]
         if late:
             self._drop(min(late, key=operator.attrgetter("deadline")))
         return bool(late)
 
     def _drop(self, connection: Connection) -> None:
+        connection.state = "dropped"
         self._connections.discard(connection)
-        if connection.watched:
-            self._selector.unregister(connection.socket)
-            connection.watched = 0
-        connection.socket.close()
+        with contextlib.suppress(KeyError, OSError):
+            if connection.watched:
+                self._selector.unregister(connection.socket)
+        with contextlib.suppress(OSError):
+            connection.socket.close()
 
     # -- requests
 
-    def _move(self, connection: Connection) -> None:
-        """Go on with a CONNECTION that can be read from or, where it is waited for, written to."""
-        if connection.unsent:
+    def _continue(self, connection: Connection) -> None:
+        """Go on with a CONNECTION that can be read from or written to, if that is its state."""
+        if connection.state == "sending":
             self._send(connection)
-        elif connection.deadline < math.inf:  # else its request is not answered yet
+        elif connection.state in ("reading", "refused"):
             self._read(connection)
 
     def _read(self, connection: Connection) -> None:
+        size = max(RECEIVED_BYTES, min(connection.missing(), MAX_RECEIVED_BYTES))
         try:
-            data = connection.socket.recv(RECEIVED_BYTES)
+            data = connection.socket.recv(size)
             while self._tls and connection.socket.pending():
-                data += connection.socket.recv(RECEIVED_BYTES)
+                data += connection.socket.recv(size)
         except _WOULD_BLOCK:
             return self._watch(connection, selectors.EVENT_READ)
-        if not connection.refused:
+        if connection.state == "reading":
             connection.received += data
             self._advance(connection, ended=not data)
         elif not data:
@@ -463,24 +496,25 @@ class Server:
 
     def _advance(self, connection: Connection, ended: bool = False) -> None:
         """Do what can be done with what has come from CONNECTION; ENDED: no more will come."""
+        connection.state = "reading"
         if not connection.request:
             head = connection.next_head()
             if head is None:
                 return (self._drop(connection) if ended else
                         self._watch(connection, selectors.EVENT_READ))
             connection.request = Handler(head, self._token)
-            if connection.large():
+            if connection.large:
                 self._make_room(connection)
         request = connection.request
         if request.refusal:
-            return self._refuse(connection, *request.refusal)
-        if request.command != "POST":
+            self._refuse(connection, *request.refusal)
+        elif request.command != "POST":
             status, health = self._health()
-            return self._answer(connection, status, json.dumps(health) + "\n", "application/json")
-        body = connection.next_body()
-        if body is not None:
-            request.body, connection.deadline = body, math.inf  # what now takes long is our doing
-            self._whole.append(connection)
+            self._answer(connection, status, json.dumps(health) + "\n", "application/json")
+        elif not connection.missing():
+            connection.take_body()
+            connection.state, connection.deadline = "committing", math.inf
+            self._committing.append(connection)
         elif ended:
             self._refuse(connection, 400, f"the body ends after {len(connection.received)} of "
                          f"{request.length} bytes")
@@ -492,30 +526,48 @@ class Server:
 
     def _make_room(self, newest: Connection) -> None:
         """For NEWEST, a large body: where many are coming, that which has taken longest goes."""
-        large = [connection for connection in self._connections - {newest} if connection.large()]
+        large = [connection for connection in self._connections - {newest} if connection.large]
         if len(large) >= MAX_LARGE_BODIES:
             self._drop_oldest(large)
 
-    def _keep(self, batch: List[Connection]) -> None:
-        """Commit the envelopes of BATCH at once, and answer them."""
+    # -- what is whole
+
+    def _commit_some(self) -> None:
+        """Commit and answer what is whole: small bodies first, then the first of the large ones."""
+        small = sorted((connection for connection in self._committing if not connection.large),
+                       key=lambda connection: connection.request.length)
+        large = [connection for connection in self._committing if connection.large]
+        together, size = 0, 0
+        while together < len(small) and size < MAX_COMMIT:
+            size += small[together].request.length
+            together += 1
+        self._committing = small[together:] + large[1:]
+        for batch in small[:together], large[:1]:
+            self._commit_together(batch)
+
+    def _commit_together(self, batch: List[Connection]) -> None:
         added: List[Connection] = []
         for connection in batch:
             self._try(self._add_envelope, connection, added)
         if not added:
             return
-        status, text = 200, ""
+        status, text, began = 200, "", time.monotonic()
         try:
             self._commit()
         except Exception as error:
             status, text = 503, f"{error}; send it again\n"
             if not isinstance(error, OSError):
-                self._refused(status, added[0].host, f"that failed with {error!r}")
+                self._report(status, added[0].host, f"that failed with {error!r}")
+        self._commit_seconds = time.monotonic() - began
+        if self._commit_seconds > 1:
+            for connection in self._connections:
+                connection.deadline += self._commit_seconds  # it is not late by its own fault
         for connection in added:
             self._try(self._answer, connection, status, text)
 
     def _add_envelope(self, connection: Connection, added: List[Connection]) -> None:
         try:
-            self._add(parse_envelope(connection.request.body))
+            self._add(parse_envelope(connection.body))
         except ValueError as error:
             self._refuse(connection, 400, str(error))
         else:
@@ -525,16 +577,17 @@ class Server:
 
     def _refuse(self, connection: Connection, status: int, text: str) -> None:
         """Refuse a request in one line, and close: where its body ends is not known any more."""
-        self._refused(status, connection.host, text)
-        connection.refused = connection.request.close_connection = True
+        self._report(status, connection.host, text)
+        connection.request.refusal = status, text
+        connection.request.close_connection = True
         connection.received.clear()
         self._answer(connection, status, text + "\n")
-        connection.deadline = time.monotonic() + REFUSED_SECONDS
 
     def _answer(self, connection: Connection, status: int, text: str = "",
                 content_type: str = "text/plain") -> None:
-        connection.unsent = connection.request.answer(status, text, content_type)
+        connection.state, connection.body = "sending", b""
         connection.deadline = time.monotonic() + REQUEST_SECONDS
+        connection.unsent = connection.request.answer(status, text, content_type)
         self._send(connection)
 
     def _send(self, connection: Connection) -> None:
@@ -545,15 +598,19 @@ class Server:
         connection.unsent = connection.unsent[sent:]
         if connection.unsent:
             return self._watch(connection, selectors.EVENT_WRITE)
-        if connection.refused:
+        if connection.request.refusal:
             # A close with unread bytes resets the connection, and the client would not see why.
             connection.socket.shutdown(socket.SHUT_WR)
+            connection.state, connection.deadline = "refused", time.monotonic() + REFUSED_SECONDS
         elif connection.request.close_connection:
             return self._drop(connection)
+        elif connection.received:
+            connection.state = "pipelining"
+            self._pipelining.append(connection)
+        else:
+            connection.state = "reading"
         connection.request = None
         self._watch(connection, selectors.EVENT_READ)
-        if connection.received:
-            self._again.append(connection)
 
 
 # RFC 5424: <27>1 TIMESTAMP HOST APP PROCID MSGID STRUCTURED-DATA MESSAGE
