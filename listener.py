@@ -345,7 +345,8 @@ class Server:
         self._selector.register(self._socket, selectors.EVENT_READ)
         self._connections: Set[Connection] = set()
         self._pipelining: List[Connection] = []  # those in that state, each once
-        self._committing: List[Connection] = []
+        self._small: List[Connection] = []  # those committing, by the size of their bodies
+        self._large: List[Connection] = []
         self._commit_seconds = 0.0  # that the last one took
         self._next_check = 0.0
         self._stopping = False
@@ -369,15 +370,15 @@ class Server:
             except Exception as error:  # of no client's making: the next turn may do better
                 self._report(0, "somebody", f"that failed with {error!r}")
                 time.sleep(0.1)
-        while self._committing:
+        while self._small or self._large:
             self._commit_some()
 
     def _turn(self) -> None:
-        self._receive(0 if self._pipelining or self._committing else 0.5)
+        self._receive(0 if self._pipelining or self._small or self._large else 0.5)
         # On a slow disk it is worth a moment to have those in the same commit that are just coming:
         # in a TLS handshake, or with a large body. Else each of their steps would wait for it.
         end = time.monotonic() + min(0.1, self._commit_seconds / 10)
-        while self._committing and time.monotonic() < end - 0.001:
+        while self._small and time.monotonic() < end - 0.001:
             self._receive(end - time.monotonic())
         self._drop_late()
         self._commit_some()
@@ -514,7 +515,7 @@ class Server:
         elif not connection.missing():
             connection.take_body()
             connection.state, connection.deadline = "committing", math.inf
-            self._committing.append(connection)
+            (self._large if connection.large else self._small).append(connection)
         elif ended:
             self._refuse(connection, 400, f"the body ends after {len(connection.received)} of "
                          f"{request.length} bytes")
@@ -533,17 +534,16 @@ class Server:
     # -- what is whole
 
     def _commit_some(self) -> None:
-        """Commit and answer what is whole: small bodies first, then the first of the large ones."""
-        small = sorted((connection for connection in self._committing if not connection.large),
-                       key=lambda connection: connection.request.length)
-        large = [connection for connection in self._committing if connection.large]
-        together, size = 0, 0
-        while together < len(small) and size < MAX_COMMIT:
-            size += small[together].request.length
-            together += 1
-        self._committing = small[together:] + large[1:]
-        for batch in small[:together], large[:1]:
-            self._commit_together(batch)
+        """Commit and answer what is whole: the smallest bodies first, then a large one."""
+        self._small.sort(key=lambda connection: len(connection.body))
+        batch, size = 0, 0
+        while batch < len(self._small) and size < MAX_COMMIT:
+            size += len(self._small[batch].body)
+            batch += 1
+        small, self._small = self._small[:batch], self._small[batch:]
+        large, self._large = self._large[:1], self._large[1:]
+        self._commit_together(small)
+        self._commit_together(large)
 
     def _commit_together(self, batch: List[Connection]) -> None:
         added: List[Connection] = []

@@ -367,6 +367,22 @@ def test_nobody_is_answered_before_the_event_is_on_the_disk(tmp_path):
         assert synced.read_text().count("\n") == before + 2  # all that waited came in one fsync
 
 
+def test_nobody_is_late_for_what_the_disk_took(tmp_path):
+    """Who was sending when the disk began to take longer than a request may take."""
+    with Listener(tmp_path, stand_in=FAILING_DISK + "listener.REQUEST_SECONDS = 2") as listener, \
+            contextlib.closing(listener.connect()) as half:
+        new, body = event(), envelope(event())
+        half.sendall(b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n{" % len(body))
+        (tmp_path / "fault").write_text("slow")
+        post = Posting(listener, new)
+        with pytest.raises(OSError):
+            listener.request("GET", "/healthz", seconds=3)
+        (tmp_path / "fault").write_text("")
+        assert post.result() == (200, "")
+        half.sendall(body[1:])
+        assert half.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_registry_that_does_not_wait_and_sends_again_and_again(tmp_path):
     """The listener answers after the registry's timeout, each time; the log has the event once."""
     with Faulty(tmp_path) as listener:

@@ -726,5 +726,15 @@ def test_memory_is_bounded(tmp_path):
         measure("nested arrays")
         assert at_once(3, request(b'{"events":[%s{}]}' % (b"{}," * 2_700_000))) == {400}
         measure("too many events")
+        whole = request(b'{"events":[{"a":[%s0]}]}' % (b"[]," * 41_000))
+        with contextlib.ExitStack() as stack:
+            many = [stack.enter_context(listener.connect()) for _ in range(900)]
+            for connection in many:
+                connection.sendall(whole[:-1])
+            for connection in many:
+                connection.sendall(whole[-1:])
+            for connection in many:
+                assert statuses(connection.recv(1000)) == [200]
+        measure("900 bodies at once")
         print(measured)
         assert max(measured.values()) < 1024

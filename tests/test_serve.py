@@ -1,11 +1,14 @@
 """What `serve` promises, asked of a real process through its command line, sockets and files."""
 
+import concurrent.futures
 import contextlib
 import http.client
 import json
 import os
 import pty
+import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -277,6 +280,37 @@ def test_requests_may_come_all_at_once(shared):
                                  % len(body) + body for body in bodies))
     assert statuses(answer) == [200] * 5
     assert shared.events()[-5:] == news
+
+
+def test_questions_and_events_may_come_all_at_once(shared):
+    """And each gets its own answer, in order, also where a client is slow to read them."""
+    chance, events, sent = random.Random(3), [], b""
+    for _ in range(1500):
+        if chance.random() < 0.5:
+            sent += b"GET /healthz HTTP/1.1\r\n\r\n"
+        else:
+            events.append(event(padding="x" * chance.choice([0, 100, 2000, 30_000])))
+            body = envelope(events[-1])
+            sent += b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    before = len(shared.events())
+    assert statuses(shared.raw(sent)) == [200] * 1500
+    assert shared.events()[before:] == events
+
+
+def test_who_reads_late_gets_each_answer_once(shared):
+    bad = b"POST /log HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", shared.port))
+        ask = b"GET /healthz HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 500)
+        rest = ask * 40_000 + bad  # more than the kernel keeps for either side
+        while select.select([], [connection], [], 0.5)[1]:  # until the listener takes no more
+            rest = rest[connection.send(rest[:100_000]):]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            answers = pool.submit(drain, connection)
+            connection.sendall(rest)
+            assert statuses(answers.result()) == [200] * 40_000 + [400]
 
 
 def test_a_client_may_wait_for_leave_to_send_the_body(shared):
