@@ -318,8 +318,8 @@ class Server:
     """One thread that serves all connections, in turns, so that nothing has to be locked.
 
     In a turn it reads what has come, commits all envelopes that are there whole, at once, and
-    answers them. While that waits for the disk, the next turn's envelopes come: the slower the disk
-    and the more senders, the more of them share an fsync.
+    answers them. While that waits for the disk, nothing is answered, and the next turn's envelopes
+    come: the slower the disk and the more senders, the more of them share an fsync.
     """
 
     def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
@@ -401,16 +401,12 @@ class Server:
             return
         try:
             step(connection, *more)
-        except ssl.SSLEOFError:  # the client is gone
-            self._drop(connection)
-        except ssl.SSLError as error:
-            self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
-                         "https:// and the certificate one that it trusts?")
-            self._drop(connection)
-        except OSError:  # the client is gone
-            self._drop(connection)
         except Exception as error:
-            self._report(0, connection.host, f"that failed with {error!r}")
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
+                             "https:// and the certificate one that it trusts?")
+            elif not isinstance(error, OSError):  # else the client is gone
+                self._report(0, connection.host, f"that failed with {error!r}")
             self._drop(connection)
 
     # -- connections
