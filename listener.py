@@ -311,6 +311,10 @@ class Connection:
         return taken
 
 
+def _body_size(connection: Connection) -> int:
+    return len(connection.body)
+
+
 _WOULD_BLOCK = BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError
 
 
@@ -345,7 +349,7 @@ class Server:
         self._selector.register(self._socket, selectors.EVENT_READ)
         self._connections: Set[Connection] = set()
         self._pipelining: List[Connection] = []  # those in that state, each once
-        self._small: List[Connection] = []  # those committing, by the size of their bodies
+        self._small: List[Connection] = []  # those committing, oldest first, by their body's size
         self._large: List[Connection] = []
         self._commit_seconds = 0.0  # that the last one took
         self._next_check = 0.0
@@ -522,21 +526,26 @@ class Server:
             self._watch(connection, selectors.EVENT_READ)
 
     def _make_room(self, newest: Connection) -> None:
-        """For NEWEST, a large body: where many are coming, that which has taken longest goes."""
+        """For NEWEST, a large body: of too many, that goes of which the least has come."""
         large = [connection for connection in self._connections - {newest} if connection.large]
-        if len(large) >= MAX_LARGE_BODIES:
-            self._drop_oldest(large)
+        coming = [connection for connection in large if connection.state == "reading"]
+        if len(large) >= MAX_LARGE_BODIES and coming:
+            self._drop(min(coming, key=lambda connection: len(connection.received)))
 
     # -- what is whole
 
     def _commit_some(self) -> None:
-        """Commit and answer what is whole: the smallest bodies first, then a large one."""
-        self._small.sort(key=lambda connection: len(connection.body))
-        batch, size = 0, 0
-        while batch < len(self._small) and size < MAX_COMMIT:
-            size += len(self._small[batch].body)
-            batch += 1
-        small, self._small = self._small[:batch], self._small[batch:]
+        """Commit and answer what is whole: small bodies at once, then the oldest large one."""
+        # The smallest go first, as those of registries are; and the oldest, lest it wait for ever.
+        batch: Set[Connection] = set()
+        size = 0
+        for connection in self._small[:1] + sorted(self._small[1:], key=_body_size):
+            if size >= MAX_COMMIT:
+                break
+            batch.add(connection)
+            size += _body_size(connection)
+        small, self._small = ([connection for connection in self._small if connection in batch],
+                              [connection for connection in self._small if connection not in batch])
         large, self._large = self._large[:1], self._large[1:]
         self._commit_together(small)
         self._commit_together(large)

@@ -678,6 +678,18 @@ def hung_up_on(connection):
     return False
 
 
+def test_a_large_body_that_is_nearly_there_does_not_give_way_to_those_that_begin(victim):
+    whole = request(envelope(event(padding="x" * MIB)))
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(victim.connect())
+        first.sendall(whole[:-1])
+        for _ in range(12):
+            stack.enter_context(victim.connect()).sendall(whole[:2000])
+            assert victim.health()[0] == 200  # so that it has been seen
+        first.sendall(whole[-1:])
+        assert statuses(first.recv(1000)) == [200]
+
+
 def test_memory_is_bounded(tmp_path):
     """Whatever is sent by however many: headers, bodies that never end, and the worst of JSON."""
     enough_files(1024)
