@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, head: bytes, token: Optional[bytes] = None) -> None:
+    def __init__(self, head: bytes, token: Optional[bytes]) -> None:
         """Read HEAD, from the request line to the empty line; with TOKEN, only who has it may POST.
 
         `refusal` is then the status and the reason for which the request is not taken, or None;
@@ -315,7 +315,7 @@ def _body_size(connection: Connection) -> int:
     return len(connection.body)
 
 
-_WOULD_BLOCK = BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError
+_WOULD_BLOCK = BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError
 
 
 class Server:
@@ -440,6 +440,8 @@ class Server:
             connection.socket = self._tls.wrap_socket(
                 connection.socket, server_side=True, do_handshake_on_connect=False)
         self._read(connection)  # as a rule the request is there already
+        if connection.state == "reading":
+            self._watch(connection, selectors.EVENT_READ)
 
     def _watch(self, connection: Connection, events: int) -> None:
         if not connection.watched:
@@ -488,7 +490,7 @@ class Server:
             while self._tls and connection.socket.pending():
                 data += connection.socket.recv(size)
         except _WOULD_BLOCK:
-            return self._watch(connection, selectors.EVENT_READ)
+            return
         if connection.state == "reading":
             connection.received += data
             self._advance(connection, ended=not data)
@@ -501,8 +503,7 @@ class Server:
         if not connection.request:
             head = connection.next_head()
             if head is None:
-                return (self._drop(connection) if ended else
-                        self._watch(connection, selectors.EVENT_READ))
+                return self._drop(connection) if ended else None
             connection.request = Handler(head, self._token)
             if connection.large:
                 self._make_room(connection)
@@ -519,11 +520,9 @@ class Server:
         elif ended:
             self._refuse(connection, 400, f"the body ends after {len(connection.received)} of "
                          f"{request.length} bytes")
-        else:
-            if request.continues:
-                request.continues = False
-                connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._watch(connection, selectors.EVENT_READ)
+        elif request.continues:
+            request.continues = False
+            connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _make_room(self, newest: Connection) -> None:
         """For NEWEST, a large body: of too many, that goes of which the least has come."""
@@ -2109,11 +2108,11 @@ def serve(options: argparse.Namespace) -> None:
             return 503, {"status": "failing", "error": str(log.error)}
         return 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
 
-    def refused(status: int, client: str, why: str) -> None:
+    def report(status: int, client: str, why: str) -> None:
         console.warn(f"{client} was refused{f' with {status}' if status else ''}: {why}")
 
     try:
-        server = Server(options.host, options.port, log.add, commit, health, refused, token, tls)
+        server = Server(options.host, options.port, log.add, commit, health, report, token, tls)
     except (OSError, TypeError, ValueError) as error:
         raise Problem(f"cannot listen on {address(options.host, options.port)}: "
                       f"{reason(error)}; stop what listens there, or choose another --host or "

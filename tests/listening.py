@@ -191,6 +191,11 @@ class Listener:
         return None
 
 
+def request(body, head=b"POST /log HTTP/1.1\r\nHost: x\r\n"):
+    """The bytes of a request with BODY; HEAD is what stands before the length."""
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
 def drain(connection):
     """All bytes that still come."""
     parts = []

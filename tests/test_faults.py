@@ -17,7 +17,8 @@ import threading
 import time
 
 import pytest
-from listening import Listener, envelope, event, read_log, recorded, recorded_lines, run, until
+from listening import (Listener, envelope, event, read_log, recorded, recorded_lines, request, run,
+                       until)
 
 BROKEN = (OSError, http.client.HTTPException)  # a connection that did not come to an answer
 
@@ -263,8 +264,8 @@ listener.os = Disk()
 
 
 class Faulty(Listener):
-    def __init__(self, folder, *options):
-        super().__init__(folder, *options, stand_in=FAILING_DISK)
+    def __init__(self, folder, *options, more=""):
+        super().__init__(folder, *options, stand_in=FAILING_DISK + more)
 
     def fault(self, name):
         """From now on the disk has this fault; none if there is no name."""
@@ -369,17 +370,17 @@ def test_nobody_is_answered_before_the_event_is_on_the_disk(tmp_path):
 
 def test_nobody_is_late_for_what_the_disk_took(tmp_path):
     """Who was sending when the disk began to take longer than a request may take."""
-    with Listener(tmp_path, stand_in=FAILING_DISK + "listener.REQUEST_SECONDS = 2") as listener, \
-            contextlib.closing(listener.connect()) as half:
-        new, body = event(), envelope(event())
-        half.sendall(b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n{" % len(body))
-        (tmp_path / "fault").write_text("slow")
-        post = Posting(listener, new)
+    with Faulty(tmp_path, more="listener.REQUEST_SECONDS = 2") as listener, \
+            listener.connect() as half:
+        sent = request(envelope(event()))
+        half.sendall(sent[:-1])
+        listener.fault("slow")
+        post = Posting(listener, event())
         with pytest.raises(OSError):
             listener.request("GET", "/healthz", seconds=3)
-        (tmp_path / "fault").write_text("")
+        listener.fault("")
         assert post.result() == (200, "")
-        half.sendall(body[1:])
+        half.sendall(sent[-1:])
         assert half.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 

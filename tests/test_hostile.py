@@ -20,8 +20,8 @@ import threading
 import time
 
 import pytest
-from listening import (Listener, envelope, event, make_certificate, recorded, recorded_lines, run,
-                       statuses, until)
+from listening import (Listener, envelope, event, make_certificate, recorded, recorded_lines,
+                       request, run, statuses, until)
 
 SEED = os.environ.get("HOSTILE_SEED", "1")
 MIB = 1 << 20
@@ -75,10 +75,6 @@ def deep_recursion():
 
 def control_characters(text):
     return {character for character in text.replace("\n", "") if not character.isprintable()}
-
-
-def request(body, head=b"POST /log HTTP/1.1\r\nHost: x\r\n"):
-    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 def only_the_clients_fault(answer):

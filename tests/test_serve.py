@@ -17,7 +17,7 @@ import ssl
 import pytest
 from conftest import need
 from listening import (HERE, Listener, drain, envelope, event, make_certificate, read_log, recorded,
-                       recorded_lines, run, sample, statuses, until)
+                       recorded_lines, request, run, sample, statuses, until)
 
 MIB = 1 << 20
 
@@ -276,8 +276,7 @@ def test_a_connection_may_be_kept_open(shared):
 def test_requests_may_come_all_at_once(shared):
     news = [event() for _ in range(5)]
     bodies = [envelope(new) for new in news]
-    answer = shared.raw(b"".join(b"POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-                                 % len(body) + body for body in bodies))
+    answer = shared.raw(b"".join(map(request, bodies)))
     assert statuses(answer) == [200] * 5
     assert shared.events()[-5:] == news
 
@@ -290,21 +289,19 @@ def test_questions_and_events_may_come_all_at_once(shared):
             sent += b"GET /healthz HTTP/1.1\r\n\r\n"
         else:
             events.append(event(padding="x" * chance.choice([0, 100, 2000, 30_000])))
-            body = envelope(events[-1])
-            sent += b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            sent += request(envelope(events[-1]))
     before = len(shared.events())
     assert statuses(shared.raw(sent)) == [200] * 1500
     assert shared.events()[before:] == events
 
 
 def test_who_reads_late_gets_each_answer_once(shared):
-    bad = b"POST /log HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(20)
         connection.connect(("127.0.0.1", shared.port))
         ask = b"GET /healthz HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 500)
-        rest = ask * 40_000 + bad  # more than the kernel keeps for either side
+        rest = ask * 40_000 + request(b"{}")  # more than the kernel keeps for either side
         while select.select([], [connection], [], 0.5)[1]:  # until the listener takes no more
             rest = rest[connection.send(rest[:100_000]):]
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -642,8 +639,7 @@ def test_many_requests_at_once_over_https(tmp_path, certificate):
             listener.connect() as plain, \
             trusting.wrap_socket(plain, server_hostname="localhost") as connection:
         for body in map(envelope, events):
-            connection.sendall(b"POST /log HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b"
-                               % (len(body), body))
+            connection.sendall(request(body))
         connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
         assert statuses(drain(connection)) == [200] * 41
         assert listener.events() == events
