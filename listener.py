@@ -72,7 +72,318 @@ from http.server import BaseHTTPRequestHandler
 from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
                     Set, TextIO, Tuple)
 
-# ---------------------------------------------------------------------------------------- receive
+
+# ------------------------------------------------------------------------------------ text and JSON
+
+class Problem(Exception):
+    """What keeps a command from being done, in a line for the person who gave it."""
+
+
+MAX_TEXT = 1000  # characters of a name that are remembered
+
+
+def plain(text: str) -> str:
+    """TEXT with all that is not printable escaped, so that it does nothing to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, without Python's decoration: `no space left on device`."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def byte_size(size: Optional[int]) -> str:
+    """A number of bytes in the decimal units that docker uses: `150.0 MB`."""
+    if size is None:
+        return "?"
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.95 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def short(digest: Optional[str]) -> str:
+    """A digest as `docker images` shows it: 12 hexadecimal digits."""
+    return (digest or "?").rpartition(":")[2][:12]
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def clock(at: float) -> str:
+    """A time in seconds since 1970 as HH:MM:SS, local time."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def address(name: str, port: int) -> str:
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def host(address: str) -> str:
+    """The host of HOST:PORT, [HOST]:PORT or HOST."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.rpartition(":")[0] if address.count(":") == 1 else address
+
+
+_SECOND = re.compile(r"[0-6][0-9](?:\.[0-9]+)?")
+
+
+@functools.lru_cache(maxsize=1024)
+def _minute(stamp: str, zone: str) -> float:
+    return datetime.fromisoformat(stamp + ":00" + zone.replace("Z", "+00:00")).timestamp()
+
+
+def seconds(stamp: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time, of any number of decimals; ValueError if it is none.
+
+    datetime.fromisoformat reads neither "Z" nor nine decimals before Python 3.11.
+    """
+    zone = "Z" if stamp.endswith("Z") else stamp[-6:]
+    second = stamp[17:-len(zone)]
+    if not _SECOND.fullmatch(second):
+        raise ValueError(f"{stamp} is no RFC 3339 time")
+    return _minute(stamp[:16], zone) + float(second)
+
+
+def child(value: dict, name: str) -> dict:
+    """The object that is a member of an object; an empty one where there is none."""
+    found = value.get(name)
+    return found if type(found) is dict else {}
+
+
+def text_of(value: dict, name: str) -> str:
+    """The string that is a member of an object; "" where there is none."""
+    found = value.get(name)
+    return found[:MAX_TEXT] if type(found) is str else ""
+
+
+def amount(value: Any) -> Optional[int]:
+    """A number of bytes, or None where VALUE is none that a registry could count."""
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+# --------------------------------------------------------------------------------------------- keep
+
+REMEMBERED_EVENTS = 100_000
+REMEMBERED_BYTES = 64 << 20
+
+
+class LogFile:
+    """A file of whole lines that one process appends to.
+
+    A line that was not written whole is cut off again, at once or at the next start. A file that
+    was renamed or removed (logrotate) is made anew before the next write.
+    """
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        """Open or make PATH, with its folders; raises OSError, BlockingIOError if it is in use."""
+        self.path, self._warn = path, warn
+        self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
+        self._file = self._open()
+
+    def _open(self) -> int:
+        folder = os.path.dirname(os.path.abspath(self.path))
+        os.makedirs(folder, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._cut_torn_line(file)
+            os.fsync(file)  # a line that a killed listener wrote may not have reached the disk yet
+            for name in (folder, os.path.dirname(folder)):
+                self._sync_folder(name)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+    def _cut_torn_line(self, file: int) -> None:
+        size = end = os.fstat(file).st_size
+        while end:
+            start = max(0, end - (1 << 16))
+            newline = os.pread(file, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(file, end)
+            self._warn(f"{self.path}: cut off the last {size - end} bytes, a line that was never "
+                       "finished nor acknowledged")
+
+    @staticmethod
+    def _sync_folder(folder: str) -> None:
+        """Make the name of a new file outlive a power cut, where the file system can."""
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def append(self, data: bytes, sync: bool) -> None:
+        """Write DATA, which ends with a newline, and with SYNC return when it is on the disk.
+
+        Raises OSError, and then nothing of DATA is in the file.
+        """
+        while True:
+            if self._moved():
+                file = self._open()
+                self._cut_back(suppress=True)
+                os.close(self._file)
+                self._file, self._cut_at = file, None
+            self._cut_back()
+            start = os.fstat(self._file).st_size
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self._file, rest):]
+                if sync:
+                    # After a failed fsync the kernel may call the pages clean: cut back and written
+                    # again, as below, they are new ones, so a later success can be believed.
+                    os.fsync(self._file)
+            except OSError:
+                self._cut_at = start
+                self._cut_back(suppress=True)
+                raise
+            if os.fstat(self._file).st_nlink or not self._moved():
+                return  # else it was removed meanwhile, and what was written went with it
+
+    def _moved(self) -> bool:
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except FileNotFoundError:
+            return True
+
+    def _cut_back(self, suppress: bool = False) -> None:
+        if self._cut_at is not None:
+            with contextlib.suppress(OSError) if suppress else contextlib.nullcontext():
+                os.ftruncate(self._file, self._cut_at)
+                self._cut_at = None
+
+    def sync(self) -> None:
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def tail(path: str, size: int) -> Iterator[bytes]:
+    """The whole lines in the last SIZE bytes of a file; none where it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - size)
+        file.seek(start)
+        if start:
+            file.readline()
+        yield from file
+
+
+def encode_event(event: dict) -> bytes:
+    """The line of the log for EVENT: compact JSON, UTF-8, a newline at its end.
+
+    A lone surrogate, which UTF-8 cannot carry, stays the escape that it came as.
+    """
+    try:
+        return _encode(event).encode("utf-8", "backslashreplace") + b"\n"
+    except RecursionError:
+        raise ValueError("an event is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"an event cannot be written as JSON: {error}") from None
+
+
+class EventLog:
+    """Every event once. What was added is on the disk when `commit` returns."""
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
+        self._file, self._warn = LogFile(path, warn), warn
+        self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
+        self._ids: Set[bytes] = set()
+        self._order: collections.deque = collections.deque()
+        self.error: Optional[OSError] = None
+        self.written = self.duplicates = 0
+        for line in tail(path, REMEMBERED_BYTES):
+            with contextlib.suppress(ValueError, RecursionError):
+                self._remember(self._id(json.loads(line)))
+
+    @staticmethod
+    def _id(event: Any) -> Optional[bytes]:
+        """What the event's id is remembered as: a digest, as an id may be long."""
+        name = event.get("id") if isinstance(event, dict) else None
+        if not isinstance(name, str) or not name:
+            return None
+        return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def _remember(self, name: Optional[bytes]) -> None:
+        if name and name not in self._ids:
+            self._ids.add(name)
+            self._order.append(name)
+            if len(self._order) > REMEMBERED_EVENTS:
+                self._ids.discard(self._order.popleft())
+
+    def add(self, events: List[dict]) -> None:
+        """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
+        self._added += [(self._id(event), encode_event(event), event) for event in events]
+
+    def commit(self) -> List[dict]:
+        """Keep what was added; returns those events of it that were not in the log already.
+
+        Raises OSError when the disk refuses; then none of them is in the log, and all may be added
+        again.
+        """
+        added, self._added = self._added, []
+        names: Set[bytes] = set()
+        lines, fresh = [], []
+        for name, line, event in added:
+            if name is None or name not in self._ids and name not in names:
+                lines.append(line)
+                fresh.append(event)
+                if name:
+                    names.add(name)
+        if lines:
+            self._write(b"".join(lines))
+        self.written += len(fresh)
+        self.duplicates += len(added) - len(fresh)
+        for name, _, _ in added:
+            self._remember(name)
+        return fresh
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._file.append(data, sync=True)
+        except OSError as error:
+            failed = OSError(f"cannot write {self._file.path}: {reason(error)}")
+            if not self.error:
+                self._warn(f"{failed}; the registry is told to send again until it can be")
+            self.error = failed
+            raise failed from None
+        if self.error:
+            self._warn(f"{self._file.path} can be written again")
+            self.error = None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# ------------------------------------------------------------------------------------------ receive
 
 MAX_BODY = 8 << 20  # bytes
 LARGE_BODY = 128 << 10  # bytes; bodies above it are committed one by one
@@ -114,12 +425,6 @@ def parse_envelope(body: bytes) -> List[dict]:
             raise ValueError(f"event {number} of the body is not an object")
     return events
 
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 _TLS_HANDSHAKE = b"\x16\x03"
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -632,223 +937,9 @@ def read_syslog(datagram: bytes, truncated: bool = False) -> str:
     return f"{line} [listener: cut after {len(datagram)} bytes]" if truncated else line
 
 
-# ------------------------------------------------------------------------------------------- keep
-
-REMEMBERED_EVENTS = 100_000
-REMEMBERED_BYTES = 64 << 20
-
-
-class LogFile:
-    """A file of whole lines that one process appends to.
-
-    A line that was not written whole is cut off again, at once or at the next start. A file that
-    was renamed or removed (logrotate) is made anew before the next write.
-    """
-
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
-        """Open or make PATH, with its folders; raises OSError, BlockingIOError if it is in use."""
-        self.path, self._warn = path, warn
-        self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
-        self._file = self._open()
-
-    def _open(self) -> int:
-        folder = os.path.dirname(os.path.abspath(self.path))
-        os.makedirs(folder, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._cut_torn_line(file)
-            os.fsync(file)  # a line that a killed listener wrote may not have reached the disk yet
-            for name in (folder, os.path.dirname(folder)):
-                self._sync_folder(name)
-        except BaseException:
-            os.close(file)
-            raise
-        return file
-
-    def _cut_torn_line(self, file: int) -> None:
-        size = end = os.fstat(file).st_size
-        while end:
-            start = max(0, end - (1 << 16))
-            newline = os.pread(file, end - start, start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            os.ftruncate(file, end)
-            self._warn(f"{self.path}: cut off the last {size - end} bytes, a line that was never "
-                       "finished nor acknowledged")
-
-    @staticmethod
-    def _sync_folder(folder: str) -> None:
-        """Make the name of a new file outlive a power cut, where the file system can."""
-        with contextlib.suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-    def append(self, data: bytes, sync: bool) -> None:
-        """Write DATA, which ends with a newline, and with SYNC return when it is on the disk.
-
-        Raises OSError, and then nothing of DATA is in the file.
-        """
-        while True:
-            if self._moved():
-                file = self._open()
-                self._cut_back(suppress=True)
-                os.close(self._file)
-                self._file, self._cut_at = file, None
-            self._cut_back()
-            start = os.fstat(self._file).st_size
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(self._file, rest):]
-                if sync:
-                    # After a failed fsync the kernel may call the pages clean: cut back and written
-                    # again, as below, they are new ones, so a later success can be believed.
-                    os.fsync(self._file)
-            except OSError:
-                self._cut_at = start
-                self._cut_back(suppress=True)
-                raise
-            if os.fstat(self._file).st_nlink or not self._moved():
-                return  # else it was removed meanwhile, and what was written went with it
-
-    def _moved(self) -> bool:
-        try:
-            return not os.path.samestat(os.stat(self.path), os.fstat(self._file))
-        except FileNotFoundError:
-            return True
-
-    def _cut_back(self, suppress: bool = False) -> None:
-        if self._cut_at is not None:
-            with contextlib.suppress(OSError) if suppress else contextlib.nullcontext():
-                os.ftruncate(self._file, self._cut_at)
-                self._cut_at = None
-
-    def sync(self) -> None:
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-class EventLog:
-    """Every event once. What was added is on the disk when `commit` returns."""
-
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
-        """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
-        self._file, self._warn = LogFile(path, warn), warn
-        self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
-        self._ids: Set[bytes] = set()
-        self._order: collections.deque = collections.deque()
-        self.error: Optional[OSError] = None
-        self.written = self.duplicates = 0
-        for line in tail(path, REMEMBERED_BYTES):
-            with contextlib.suppress(ValueError, RecursionError):
-                self._remember(self._id(json.loads(line)))
-
-    @staticmethod
-    def _id(event: Any) -> Optional[bytes]:
-        """What the event's id is remembered as: a digest, as an id may be long."""
-        name = event.get("id") if isinstance(event, dict) else None
-        if not isinstance(name, str) or not name:
-            return None
-        return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-    def _remember(self, name: Optional[bytes]) -> None:
-        if name and name not in self._ids:
-            self._ids.add(name)
-            self._order.append(name)
-            if len(self._order) > REMEMBERED_EVENTS:
-                self._ids.discard(self._order.popleft())
-
-    def add(self, events: List[dict]) -> None:
-        """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
-        self._added += [(self._id(event), encode_event(event), event) for event in events]
-
-    def commit(self) -> List[dict]:
-        """Keep what was added; returns those events of it that were not in the log already.
-
-        Raises OSError when the disk refuses; then none of them is in the log, and all may be added
-        again.
-        """
-        added, self._added = self._added, []
-        names: Set[bytes] = set()
-        lines, fresh = [], []
-        for name, line, event in added:
-            if name is None or name not in self._ids and name not in names:
-                lines.append(line)
-                fresh.append(event)
-                if name:
-                    names.add(name)
-        if lines:
-            self._write(b"".join(lines))
-        self.written += len(fresh)
-        self.duplicates += len(added) - len(fresh)
-        for name, _, _ in added:
-            self._remember(name)
-        return fresh
-
-    def _write(self, data: bytes) -> None:
-        try:
-            self._file.append(data, sync=True)
-        except OSError as error:
-            failed = OSError(f"cannot write {self._file.path}: {reason(error)}")
-            if not self.error:
-                self._warn(f"{failed}; the registry is told to send again until it can be")
-            self.error = failed
-            raise failed from None
-        if self.error:
-            self._warn(f"{self._file.path} can be written again")
-            self.error = None
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def encode_event(event: dict) -> bytes:
-    """The line of the log for EVENT: compact JSON, UTF-8, a newline at its end.
-
-    A lone surrogate, which UTF-8 cannot carry, stays the escape that it came as.
-    """
-    try:
-        return _encode(event).encode("utf-8", "backslashreplace") + b"\n"
-    except RecursionError:
-        raise ValueError("an event is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"an event cannot be written as JSON: {error}") from None
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
-
-def tail(path: str, size: int) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a file; none where it cannot be read."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        start = max(0, file.seek(0, os.SEEK_END) - size)
-        file.seek(start)
-        if start:
-            file.readline()
-        yield from file
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, without Python's decoration: `no space left on device`."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text[:1].lower() + text[1:]
-
-
-# ------------------------------------------------------------------------------------- understand
+# --------------------------------------------------------------------------------------- understand
 
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
-MAX_TEXT = 1000  # characters of a name that are remembered
 MAX_USUAL_LINE = 4000  # characters of a line of the registry's log
 INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
                "application/vnd.oci.image.index.v1+json"}
@@ -881,50 +972,6 @@ class Fact(NamedTuple):
     began: Optional[float] = None  # seconds since 1970
     status: Optional[int] = None
     written: Optional[int] = None  # bytes of the answer that went into the socket
-
-
-_SECOND = re.compile(r"[0-6][0-9](?:\.[0-9]+)?")
-
-
-@functools.lru_cache(maxsize=1024)
-def _minute(stamp: str, zone: str) -> float:
-    return datetime.fromisoformat(stamp + ":00" + zone.replace("Z", "+00:00")).timestamp()
-
-
-def seconds(stamp: str) -> float:
-    """Seconds since 1970 of an RFC 3339 time, of any number of decimals; ValueError if it is none.
-
-    datetime.fromisoformat reads neither "Z" nor nine decimals before Python 3.11.
-    """
-    zone = "Z" if stamp.endswith("Z") else stamp[-6:]
-    second = stamp[17:-len(zone)]
-    if not _SECOND.fullmatch(second):
-        raise ValueError(f"{stamp} is no RFC 3339 time")
-    return _minute(stamp[:16], zone) + float(second)
-
-
-def child(value: dict, name: str) -> dict:
-    """The object that is a member of an object; an empty one where there is none."""
-    found = value.get(name)
-    return found if type(found) is dict else {}
-
-
-def text_of(value: dict, name: str) -> str:
-    """The string that is a member of an object; "" where there is none."""
-    found = value.get(name)
-    return found[:MAX_TEXT] if type(found) is str else ""
-
-
-def amount(value: Any) -> Optional[int]:
-    """A number of bytes, or None where VALUE is none that a registry could count."""
-    return value if type(value) is int and 0 <= value < 1 << 63 else None
-
-
-def host(address: str) -> str:
-    """The host of HOST:PORT, [HOST]:PORT or HOST."""
-    if address.startswith("["):
-        return address[1:].partition("]")[0]
-    return address.rpartition(":")[0] if address.count(":") == 1 else address
 
 
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
@@ -983,6 +1030,61 @@ _LOGFMT = re.compile(r'([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
 _DURATION = re.compile(r"([\d.]+)(h|ms|m|s|µs|us|ns)")
 _UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)')
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+
+@functools.lru_cache(maxsize=256)
+def _unquote(text: str) -> str:
+    def character(match: Any) -> str:
+        escape = match[1]
+        if len(escape) == 1:
+            return _ESCAPES.get(escape, escape)
+        return chr(int(escape[1:], 16)) if int(escape[1:], 16) < 0x110000 else match[0]
+    return _ESCAPE.sub(character, text)
+
+
+def _text(fields: Dict[str, Any], name: str) -> str:
+    """A field of a log line as text: logrus quotes text values as Go quotes strings."""
+    value = str(fields.get(name, ""))
+    if value.startswith('"'):
+        value = value[1:-1]
+        if "\\" in value:
+            value = _unquote(value)
+    return value[:MAX_TEXT]
+
+
+def _blob_fact(stamp: str, request: str, repository: str, digest: str, client: str, agent: str,
+               user: Optional[str], duration: Optional[str], status: Any, written: Any) -> Fact:
+    at = began = seconds(stamp)
+    if duration is not None:
+        for number, unit in _DURATION.findall(duration[:40]):
+            began -= float(number) * _UNITS[unit]
+        status, written = int(status), amount(int(written))
+        if written is None:
+            raise ValueError("not a number of bytes")
+    return Fact("blob", at, stamp, request, "GET", repository, digest, None, None, "", (), client,
+                agent, user, False, duration is not None, began, status, written)
+
+
+def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
+    message, stamp = _text(fields, "msg"), _text(fields, "time")
+    if message.startswith("listening on"):
+        return Fact("start", seconds(stamp), stamp)
+    ended = message.startswith("response completed")
+    if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
+        return None
+    blob = _BLOB_URI.search(_text(fields, "http.request.uri"))
+    if not blob:
+        return None
+    request = _text(fields, "http.request.id")
+    if not request:
+        raise ValueError("no http.request.id")
+    return _blob_fact(
+        stamp, request, blob[1], blob[2], host(_text(fields, "http.request.remoteaddr")),
+        _text(fields, "http.request.useragent"), _text(fields, "auth.user.name") or None,
+        *([_text(fields, "http.response.duration"), fields["http.response.status"],
+           fields.get("http.response.written", 0)] if ended else [None] * 3))
 
 
 def line_fact(line: str) -> Optional[Fact]:
@@ -1009,63 +1111,6 @@ def line_fact(line: str) -> Optional[Fact]:
         return _fields_fact(dict(_LOGFMT.findall(line, max(text, 0))))
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"a line of the registry's log: {error!r}") from None
-
-
-def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
-    message, stamp = _text(fields, "msg"), _text(fields, "time")
-    if message.startswith("listening on"):
-        return Fact("start", seconds(stamp), stamp)
-    ended = message.startswith("response completed")
-    if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
-        return None
-    blob = _BLOB_URI.search(_text(fields, "http.request.uri"))
-    if not blob:
-        return None
-    request = _text(fields, "http.request.id")
-    if not request:
-        raise ValueError("no http.request.id")
-    return _blob_fact(
-        stamp, request, blob[1], blob[2], host(_text(fields, "http.request.remoteaddr")),
-        _text(fields, "http.request.useragent"), _text(fields, "auth.user.name") or None,
-        *([_text(fields, "http.response.duration"), fields["http.response.status"],
-           fields.get("http.response.written", 0)] if ended else [None] * 3))
-
-
-def _blob_fact(stamp: str, request: str, repository: str, digest: str, client: str, agent: str,
-               user: Optional[str], duration: Optional[str], status: Any, written: Any) -> Fact:
-    at = began = seconds(stamp)
-    if duration is not None:
-        for number, unit in _DURATION.findall(duration[:40]):
-            began -= float(number) * _UNITS[unit]
-        status, written = int(status), amount(int(written))
-        if written is None:
-            raise ValueError("not a number of bytes")
-    return Fact("blob", at, stamp, request, "GET", repository, digest, None, None, "", (), client,
-                agent, user, False, duration is not None, began, status, written)
-
-
-def _text(fields: Dict[str, Any], name: str) -> str:
-    """A field of a log line as text: logrus quotes text values as Go quotes strings."""
-    value = str(fields.get(name, ""))
-    if value.startswith('"'):
-        value = value[1:-1]
-        if "\\" in value:
-            value = _unquote(value)
-    return value[:MAX_TEXT]
-
-
-_ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)')
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
-
-
-@functools.lru_cache(maxsize=256)
-def _unquote(text: str) -> str:
-    def character(match: Any) -> str:
-        escape = match[1]
-        if len(escape) == 1:
-            return _ESCAPES.get(escape, escape)
-        return chr(int(escape[1:], 16)) if int(escape[1:], 16) < 0x110000 else match[0]
-    return _ESCAPE.sub(character, text)
 
 
 class Request:
@@ -1373,6 +1418,7 @@ class Change(NamedTuple):
 
 
 Key = Tuple[str, str, str]  # client, agent, repository
+_start = operator.attrgetter("started")
 
 
 class Tracker:
@@ -1638,47 +1684,33 @@ class Tracker:
                 pull.due = self.now + QUIET_SECONDS
 
 
-_start = operator.attrgetter("started")
+def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
+    """Each fact with its moment: its time, unless that lies far ahead of what comes next.
+
+    So a clock that was wrong for once does not hold up all that follows.
+    """
+    previous, moment = None, 0.0
+    for fact in some:
+        if previous:
+            moment = min(previous.time, max(fact.time, moment) + 60)
+            yield moment, previous
+        previous = fact
+    if previous:
+        yield previous.time, previous
 
 
-# ------------------------------------------------------------------------------------------- show
+def replay(tracker: Tracker, events: Iterable[Fact],
+           lines: Iterable[Fact]) -> Iterator[List[Change]]:
+    """Live through two records of the same time once more, in the order of their time."""
+    for moment, fact in heapq.merge(paced(events), paced(lines), key=operator.itemgetter(0)):
+        changes = tracker.tick(max(moment, tracker.now)) + tracker.feed(fact)
+        if changes:
+            yield changes
+
+
+# --------------------------------------------------------------------------------------------- show
 
 COLOURS = {"push": "32", "complete": "32", "up to date": "32", "interrupted": "31", "unknown": "33"}
-
-
-def plain(text: str) -> str:
-    """TEXT with all that is not printable escaped, so that it does nothing to a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def byte_size(size: Optional[int]) -> str:
-    """A number of bytes in the decimal units that docker uses: `150.0 MB`."""
-    if size is None:
-        return "?"
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.95 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}"
-
-
-def short(digest: Optional[str]) -> str:
-    """A digest as `docker images` shows it: 12 hexadecimal digits."""
-    return (digest or "?").rpartition(":")[2][:12]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def clock(at: float) -> str:
-    """A time in seconds since 1970 as HH:MM:SS, local time."""
-    return time.strftime("%H:%M:%S", time.localtime(at))
 
 
 def who(user: Optional[str], client: str, agent: str) -> str:
@@ -1724,22 +1756,6 @@ def brief_image(pull: Pull) -> str:
     return f"{pull.repository}@{short(pull.asked)}" if pull.asked and not pull.tag else pull.image
 
 
-def pull_line(change: Change, now: float) -> str:
-    """What a Change says, for people: a pull starts, goes on after all, or has ended."""
-    pull = change.pull
-    by = who(pull.user, pull.client, pull.agent)
-    image = brief_image(pull)
-    if change.what == "started":
-        size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
-                f"image {short(pull.config)}"] if pull.blobs is not None else []
-        words = [f"{clock(pull.started)} pull", image, "started", *size, by]
-    elif change.what == "resumed":
-        words = [f"{clock(now)} pull", image, "goes on after all", by]
-    else:
-        words = [f"{clock(pull.ended_time)} pull", image, pull.said, *_outcome(pull, now), by]
-    return plain("  ".join(word for word in words if word))
-
-
 def _outcome(pull: Pull, now: float) -> List[str]:
     """How much, of how much, after how long; which is in no event and no line as such."""
     blobs = pull.asked_blobs(now)
@@ -1757,6 +1773,22 @@ def _outcome(pull: Pull, now: float) -> List[str]:
     if pull.said == "unknown":
         return ["the registry's log does not tell how much was sent"]
     return []
+
+
+def pull_line(change: Change, now: float) -> str:
+    """What a Change says, for people: a pull starts, goes on after all, or has ended."""
+    pull = change.pull
+    by = who(pull.user, pull.client, pull.agent)
+    image = brief_image(pull)
+    if change.what == "started":
+        size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
+                f"image {short(pull.config)}"] if pull.blobs is not None else []
+        words = [f"{clock(pull.started)} pull", image, "started", *size, by]
+    elif change.what == "resumed":
+        words = [f"{clock(now)} pull", image, "goes on after all", by]
+    else:
+        words = [f"{clock(pull.ended_time)} pull", image, pull.said, *_outcome(pull, now), by]
+    return plain("  ".join(word for word in words if word))
 
 
 def cut_layers(pull: Pull, now: float) -> List[str]:
@@ -1779,28 +1811,62 @@ def pull_object(pull: Pull, now: float, verdict: Optional[str] = None) -> Dict[s
     }
 
 
+def pull_objects(events: Iterable[Fact], lines: Iterable[Fact],
+                 now: Optional[float] = None) -> Iterator[Dict[str, Any]]:
+    """The objects of `pulls --json`, in the order of their start.
+
+    EVENTS and LINES are the Facts of a log of events and of the registry's log, each in its order;
+    NOW, in seconds since 1970, is when it is judged what still runs: by default the present.
+    """
+    tracker = Tracker()
+    # Pulls are forgotten in the order of their end; they wait here for the order of their start.
+    ready: List[Tuple[float, int, Dict[str, Any]]] = []
+    number = released = 0
+    for changes in replay(tracker, events, lines):
+        for change in changes:
+            if change.what == "forgotten":
+                number += 1
+                heapq.heappush(ready, (change.pull.started, number, pull_object(
+                    change.pull, tracker.now, change.pull.said)))
+        if number >= released + 100:
+            released = number
+            first = min((pull.started for pull in tracker), default=math.inf)
+            while ready and ready[0][0] < first:
+                yield heapq.heappop(ready)[2]
+    now = time.time() if now is None else now
+    for pull in tracker:
+        number += 1
+        ready.append((pull.started, number, pull_object(pull, now)))
+    for _, _, found in sorted(ready, key=operator.itemgetter(0, 1)):
+        yield found
+
+
 ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
 ROW_TITLES = ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO")
 
 
-def pull_row(pull: Pull, now: float, verdict: Optional[str] = None) -> str:
-    """A pull for people: a row of at most 100 columns."""
-    blobs, size = pull.asked_blobs(now), pull.size
-    sent, asked = total_sent(blobs), sum(blob.size or 0 for blob in blobs.values())
-    verdict = verdict or pull.verdict(now, blobs)
+def pull_row(found: Dict[str, Any]) -> str:
+    """An object of `pull_objects` for people: a row of at most 100 columns."""
+    sent, size, verdict = found["sent"], found["size"], found["verdict"]
     if sent is None or verdict == "unknown":
         share = "?"
     elif verdict == "complete":
         share = "100 %"
     else:
-        share = f"{min(99, 100 * sent // (size or asked))} %" if size or asked else ""
-    image = plain(brief_image(pull))
-    person = plain(f"{pull.user}@{pull.client}" if pull.user else pull.client)
+        share = f"{min(99, 100 * sent // size)} %" if size else ""
+    image = found["image"]
+    if not found["tag"]:
+        name, at, digest = image.partition("@")
+        image = name + at + short(digest) if at else name
+    image = plain(image)
+    person = plain(f"{found['user']}@{found['client']}" if found["user"] else found["client"])
     return ROW.format(
-        time.strftime("%m-%d %H:%M:%S", time.localtime(pull.started)),
+        time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
         image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, verdict,
         person if len(person) <= 22 else person[:19] + "...").rstrip()
 
+
+# ------------------------------------------------------------------------------------------ console
 
 class Console:
     """The one thread that owns the live Tracker and the terminal.
@@ -1912,14 +1978,27 @@ class Console:
             print(line, file=file, flush=True)
 
 
-# ----------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------- read the files
 
 DEFAULT_LOG = os.path.join("listener_log", "log.log")
 REPLAYED_BYTES = 16 << 20  # of each file, to find the pulls that were under way at a restart
 
 
-class Problem(Exception):
-    """What keeps a command from being done, in a line for the person who gave it."""
+def registry_log_beside(log: str) -> str:
+    return os.path.join(os.path.dirname(log), "registry.log")
+
+
+def read_lines(path: str) -> Iterator[bytes]:
+    """The lines of a file, of one that is gzipped where its name ends in .gz, or of stdin for -."""
+    try:
+        if path == "-":
+            with open(0, "rb", closefd=False) as file:
+                yield from file
+        else:
+            with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+                yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        raise Problem(f"cannot read {path}: {reason(error)}") from None
 
 
 def logged_event(line: bytes) -> Optional[Fact]:
@@ -1956,6 +2035,23 @@ def facts(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> 
             yield fact
 
 
+def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
+    """Write messages of (facts, number of unreadable lines, and at the end what went wrong)."""
+    def send(batch: list, problem: Optional[str]) -> None:
+        data = marshal.dumps((batch, counts.pop("unreadable", 0), problem))
+        pipe.write(len(data).to_bytes(4, "big") + data)
+
+    counts: collections.Counter = collections.Counter()
+    found = map(tuple, facts(itertools.chain.from_iterable(map(read_lines, paths)), parse, counts))
+    problem = ""
+    try:
+        for first in found:
+            send([first, *itertools.islice(found, 499)], None)
+    except Problem as error:
+        problem = str(error)
+    send([], problem)
+
+
 def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
     """The facts in files, read by a process of its own: big logs keep more than one core busy."""
     receiving, sending = os.pipe()
@@ -1982,32 +2078,6 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> I
         raise Problem(problem)
 
 
-def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
-    """Write messages of (facts, number of unreadable lines, and at the end what went wrong)."""
-    def send(batch: list, problem: Optional[str]) -> None:
-        data = marshal.dumps((batch, counts.pop("unreadable", 0), problem))
-        pipe.write(len(data).to_bytes(4, "big") + data)
-
-    counts: collections.Counter = collections.Counter()
-    found = map(tuple, facts(itertools.chain.from_iterable(map(read_lines, paths)), parse, counts))
-    problem = ""
-    try:
-        for first in found:
-            send([first, *itertools.islice(found, 499)], None)
-    except Problem as error:
-        problem = str(error)
-    send([], problem)
-
-
-def replay(tracker: Tracker, events: Iterable[Fact],
-           lines: Iterable[Fact]) -> Iterator[List[Change]]:
-    """Live through two records of the same time once more, in the order of their time."""
-    for moment, fact in heapq.merge(paced(events), paced(lines), key=operator.itemgetter(0)):
-        changes = tracker.tick(max(moment, tracker.now)) + tracker.feed(fact)
-        if changes:
-            yield changes
-
-
 def follow_again(tracker: Tracker, log: str) -> None:
     """Let TRACKER know of the pulls that were under way when a listener stopped."""
     counts: collections.Counter = collections.Counter()
@@ -2017,23 +2087,27 @@ def follow_again(tracker: Tracker, log: str) -> None:
         pass  # it was said when it happened
 
 
-def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
-    """Each fact with its moment: its time, unless that lies far ahead of what comes next.
+# ------------------------------------------------------------------------------------- command line
 
-    So a clock that was wrong for once does not hold up all that follows.
-    """
-    previous, moment = None, 0.0
-    for fact in some:
-        if previous:
-            moment = min(previous.time, max(fact.time, moment) + 60)
-            yield moment, previous
-        previous = fact
-    if previous:
-        yield previous.time, previous
+def open_log(kind: Callable, path: str, warn: Callable[[str], None]) -> Any:
+    try:
+        return kind(path, warn)
+    except BlockingIOError:
+        raise Problem(f"{path} is written by another listener: stop that one, or choose another "
+                      "--log") from None
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {reason(error)}") from None
 
 
-def registry_log_beside(log: str) -> str:
-    return os.path.join(os.path.dirname(log), "registry.log")
+def bind_syslog(name: str, port: int) -> socket.socket:
+    datagrams = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        datagrams.bind((name, port))
+    except (OSError, TypeError, ValueError) as error:
+        raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}; stop what "
+                      "listens there, or choose another --syslog-port") from None
+    return datagrams
 
 
 def listen_on_syslog(datagrams: socket.socket, file: LogFile, console: Console) -> None:
@@ -2072,14 +2146,29 @@ def listen_on_syslog(datagrams: socket.socket, file: LogFile, console: Console) 
         threading.Thread(target=target, daemon=True).start()
 
 
-def open_log(kind: Callable, path: str, warn: Callable[[str], None]) -> Any:
+def read_token(path: Optional[str]) -> Optional[bytes]:
+    if path is None:
+        return None
     try:
-        return kind(path, warn)
-    except BlockingIOError:
-        raise Problem(f"{path} is written by another listener: stop that one, or choose another "
-                      "--log") from None
+        with open(path, "rb") as file:
+            token = file.read().strip()
     except OSError as error:
-        raise Problem(f"cannot write {path}: {reason(error)}") from None
+        raise Problem(f"cannot read the token in {path}: {reason(error)}") from None
+    if not token:
+        raise Problem(f"no token in {path}: write one into it")
+    return token
+
+
+def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
+    if not options.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise Problem(f"cannot use certificate {options.tls_cert} with key {options.tls_key}: "
+                      f"{reason(error)}") from None
+    return context
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -2139,89 +2228,18 @@ def serve(options: argparse.Namespace) -> None:
         os._exit(0)  # it hangs in a terminal that was stopped, and Python would wait for it
 
 
-def address(name: str, port: int) -> str:
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-
-
-def bind_syslog(name: str, port: int) -> socket.socket:
-    datagrams = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        datagrams.bind((name, port))
-    except (OSError, TypeError, ValueError) as error:
-        raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}; stop what "
-                      "listens there, or choose another --syslog-port") from None
-    return datagrams
-
-
-def read_token(path: Optional[str]) -> Optional[bytes]:
-    if path is None:
-        return None
-    try:
-        with open(path, "rb") as file:
-            token = file.read().strip()
-    except OSError as error:
-        raise Problem(f"cannot read the token in {path}: {reason(error)}") from None
-    if not token:
-        raise Problem(f"no token in {path}: write one into it")
-    return token
-
-
-def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
-    if not options.tls_cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-    except OSError as error:  # ssl.SSLError is one
-        raise Problem(f"cannot use certificate {options.tls_cert} with key {options.tls_key}: "
-                      f"{reason(error)}") from None
-    return context
-
-
-def read_lines(path: str) -> Iterator[bytes]:
-    """The lines of a file, of one that is gzipped where its name ends in .gz, or of stdin for -."""
-    try:
-        if path == "-":
-            with open(0, "rb", closefd=False) as file:
-                yield from file
-        else:
-            with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-                yield from file
-    except (OSError, EOFError, zlib.error) as error:
-        raise Problem(f"cannot read {path}: {reason(error)}") from None
-
-
 def pulls(options: argparse.Namespace) -> None:
     """Print the pulls in the logs, in the order of their start; raises Problem."""
     logs, registry_logs = options.logs or [DEFAULT_LOG], options.registry_log or []
     if not options.logs and not registry_logs and os.path.exists(registry_log_beside(DEFAULT_LOG)):
         registry_logs = [registry_log_beside(DEFAULT_LOG)]
     gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
-    tracker = Tracker()
     counts: collections.Counter = collections.Counter()
-    show = (lambda *what: json.dumps(pull_object(*what))) if options.json else pull_row
-    # Pulls are forgotten in the order of their end; they wait here for the order of their start.
-    ready: List[Tuple[float, int, str]] = [] if options.json else [(0.0, 0, ROW_TITLES)]
-    number = released = 0
-    for changes in replay(tracker, read_apart(logs, logged_event, counts),
-                          read_apart(registry_logs, logged_line, counts)):
-        for change in changes:
-            if change.what == "forgotten":
-                number += 1
-                heapq.heappush(ready, (change.pull.started, number,
-                                       show(change.pull, tracker.now, change.pull.said)))
-        if number >= released + 100:
-            released = number
-            first = min((pull.started for pull in tracker), default=float("inf"))
-            while ready and ready[0][0] < first:
-                print(heapq.heappop(ready)[2])
-    now = time.time()
-    for pull in tracker:
-        number += 1
-        ready.append((pull.started, number, show(pull, now)))
-    for _, _, text in sorted(ready):
-        print(text)
+    if not options.json:
+        print(ROW_TITLES)
+    for found in pull_objects(read_apart(logs, logged_event, counts),
+                              read_apart(registry_logs, logged_line, counts)):
+        print(json.dumps(found) if options.json else pull_row(found))
     if counts["unreadable"]:
         print(f"listener: {count(counts['unreadable'], 'line')} could not be read",
               file=sys.stderr)

@@ -724,7 +724,7 @@ def test_nonsense(seed):
         for change in tracker.tick(now):
             listener.pull_object(change.pull, now)
             assert listener.pull_line(change, now).isprintable()
-            assert len(listener.pull_row(change.pull, now)) <= 100
+            assert len(listener.pull_row(listener.pull_object(change.pull, now))) <= 100
         assert len(tracker) == sum(1 for _ in tracker)
     for day in range(20):
         tracker.tick(now + day * 86400)
