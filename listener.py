@@ -175,7 +175,8 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+_decode = _JSON.decode
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -940,7 +941,8 @@ def read_syslog(datagram: bytes, truncated: bool = False) -> str:
 # --------------------------------------------------------------------------------------- understand
 
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
-MAX_USUAL_LINE = 4000  # characters of a line of the registry's log
+MAX_LINE = 64 << 10  # characters of a line of the registry's log that is read
+MAX_USUAL_LINE = 4000  # of one that is first held against the usual form
 INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
                "application/vnd.oci.image.index.v1+json"}
 MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
@@ -1044,16 +1046,6 @@ def _unquote(text: str) -> str:
     return _ESCAPE.sub(character, text)
 
 
-def _text(fields: Dict[str, Any], name: str) -> str:
-    """A field of a log line as text: logrus quotes text values as Go quotes strings."""
-    value = str(fields.get(name, ""))
-    if value.startswith('"'):
-        value = value[1:-1]
-        if "\\" in value:
-            value = _unquote(value)
-    return value[:MAX_TEXT]
-
-
 def _blob_fact(stamp: str, request: str, repository: str, digest: str, client: str, agent: str,
                user: Optional[str], duration: Optional[str], status: Any, written: Any) -> Fact:
     at = began = seconds(stamp)
@@ -1067,31 +1059,87 @@ def _blob_fact(stamp: str, request: str, repository: str, digest: str, client: s
                 agent, user, False, duration is not None, began, status, written)
 
 
+# A colour, as it is or as a log daemon escapes it.
+_COLOUR = re.compile(r"(?:\x1b|\\x1b|\\u001b|#033)\[[0-9;]*m")
+_FORM = re.compile(r'time="?\d|\{\s*"')  # where logrus text, or a JSON object, begins
+_WRAPPERS = "log", "MESSAGE", "message", "line"  # Docker's json-file, journald, shippers, logcli
+
+
+def log_fields(line: str) -> Dict[str, Any]:
+    """The fields of a line of the registry's log, as logrus names them: time, level, msg, ...
+
+    LINE is logrus text, JSON or logstash, behind any prefix (compose, syslog, CRI, labels), and may
+    itself be a member of a JSON object (Docker's json-file, journald). {} if it is none of these.
+    https://distribution.github.io/distribution/about/configuration/#log
+    """
+    for _ in range(4):  # wrappers around wrappers
+        if len(line) > MAX_LINE:
+            break
+        line = _COLOUR.sub("", line) if "[" in line else line
+        wrapped = None
+        for form in itertools.islice(_FORM.finditer(line), 4):
+            if form[0][0] == "t":
+                return {name: _unquoted(value)
+                        for name, value in _LOGFMT.findall(line, form.start())}
+            try:
+                found, _ = _JSON.raw_decode(line, form.start())
+            except (ValueError, RecursionError):
+                continue
+            if "msg" in found and "time" in found:
+                return found
+            wrapped = next((text for text in map(found.get, _WRAPPERS)
+                            if isinstance(text, (str, list)) and text), None)
+            if isinstance(wrapped, list):  # journald: the bytes of a text that is not printable
+                wrapped = bytes(byte for byte in wrapped if type(byte) is int and 0 <= byte < 256
+                                ).decode("utf-8", "replace")
+            if wrapped and "@timestamp" in found and not _FORM.search(wrapped):
+                return {**found, "msg": wrapped, "time": found["@timestamp"]}
+            if wrapped:
+                break
+        if not wrapped:
+            break
+        line = wrapped
+    return {}
+
+
+def _unquoted(value: str) -> str:
+    """A value of a text line: logrus quotes those with blanks as Go quotes strings."""
+    if value.startswith('"'):
+        value = value[1:-1]
+        if "\\" in value:
+            value = _unquote(value)
+    return value
+
+
 def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
-    message, stamp = _text(fields, "msg"), _text(fields, "time")
+    message, stamp = _field(fields, "msg"), _field(fields, "time")
     if message.startswith("listening on"):
         return Fact("start", seconds(stamp), stamp)
     ended = message.startswith("response completed")
     if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
         return None
-    blob = _BLOB_URI.search(_text(fields, "http.request.uri"))
+    blob = _BLOB_URI.search(_field(fields, "http.request.uri"))
     if not blob:
         return None
-    request = _text(fields, "http.request.id")
+    request = _field(fields, "http.request.id")
     if not request:
         raise ValueError("no http.request.id")
     return _blob_fact(
-        stamp, request, blob[1], blob[2], host(_text(fields, "http.request.remoteaddr")),
-        _text(fields, "http.request.useragent"), _text(fields, "auth.user.name") or None,
-        *([_text(fields, "http.response.duration"), fields["http.response.status"],
+        stamp, request, blob[1], blob[2], host(_field(fields, "http.request.remoteaddr")),
+        _field(fields, "http.request.useragent"), _field(fields, "auth.user.name") or None,
+        *([_field(fields, "http.response.duration"), fields["http.response.status"],
            fields.get("http.response.written", 0)] if ended else [None] * 3))
+
+
+def _field(fields: Dict[str, Any], name: str) -> str:
+    return str(fields.get(name, ""))[:MAX_TEXT]
 
 
 def line_fact(line: str) -> Optional[Fact]:
     """What a line of the registry's log says of a blob's download, or of the registry's start.
 
-    LINE is logrus text or JSON, with anything in front of it (compose, syslog). Returns None for
-    lines that say neither; raises ValueError for one that should but cannot be read.
+    LINE is as for `log_fields`. Returns None for lines that say neither; raises ValueError for one
+    that should but cannot be read.
     """
     usual = _USUAL_LINE.search(line) if len(line) < MAX_USUAL_LINE else None
     if usual:
@@ -1099,16 +1147,13 @@ def line_fact(line: str) -> Optional[Fact]:
         if message[0] == "a" or answer[0]:
             return _blob_fact(stamp, request, name, digest, host(address),
                               _unquote(agent) if "\\" in agent else agent, user, *answer)
-    if "/blobs/" not in line or "GET" not in line:
-        if "listening on" not in line:
-            return None
-    elif "response completed" not in line and "authorized request" not in line:
+    if not ("/blobs/" in line and "GET" in line or "listening on" in line):
         return None
-    text, brace = line.find("time="), line.find("{")
     try:
-        if brace >= 0 and not 0 <= text < brace:
-            return _fields_fact(json.loads(line[brace:]))
-        return _fields_fact(dict(_LOGFMT.findall(line, max(text, 0))))
+        fields = log_fields(line)
+        if not fields and ("response completed" in line or "authorized request" in line):
+            raise ValueError("in none of the forms that are read")
+        return _fields_fact(fields)
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"a line of the registry's log: {error!r}") from None
 
