@@ -17,8 +17,10 @@ import threading
 import time
 
 import pytest
-from listening import (Listener, envelope, event, read_log, recorded, recorded_lines, request, run,
-                       until)
+from support.disk import Faulty
+from support.process import Listener, read_log, request, run, until
+from support.recordings import recorded, recorded_lines
+from support.traffic import envelope, event
 
 BROKEN = (OSError, http.client.HTTPException)  # a connection that did not come to an answer
 
@@ -72,7 +74,7 @@ class Senders:
     def wait_for(self, more):
         """Until so many MORE events are acknowledged."""
         enough = len(self.acknowledged) + more
-        until(lambda: len(self.acknowledged) >= enough, 60)
+        until(lambda: len(self.acknowledged) >= enough, seconds=60)
 
     def check(self, ids):
         """Every acknowledged event is in the log once, and nothing that was not sent."""
@@ -213,67 +215,6 @@ def test_the_registrys_log_goes_on_after_a_full_disk(tmp_path):
         assert listener.post(event()) == (200, "")
 
 
-# A disk that does what no disk does when it is asked to: `fault` in the working folder names it.
-FAILING_DISK = """
-import errno, os, time
-
-class Disk:
-    def __init__(self):
-        self.half = False
-
-    def __getattr__(self, name):
-        return getattr(os, name)
-
-    def fault(self):
-        try:
-            with open("fault") as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
-
-    def fsync(self, file):
-        if self.fault() == "fsync":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        while self.fault() == "slow":
-            time.sleep(0.005)
-        os.fsync(file)
-        with open("synced", "a") as synced:
-            print(os.fstat(file).st_ino, os.fstat(file).st_size, file=synced)
-
-    def write(self, file, data):
-        fault = self.fault()
-        if fault == "removed":
-            os.unlink("listener_log/log.log")
-            os.unlink("fault")
-        if fault == "short":
-            return os.write(file, data[:max(1, len(data) // 3)])
-        if fault.startswith("torn"):
-            self.half = not self.half
-            if not self.half:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return os.write(file, data[:len(data) // 2])
-        return os.write(file, data)
-
-    def ftruncate(self, file, size):
-        if self.fault() == "torn for long":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        os.ftruncate(file, size)
-
-listener.os = Disk()
-"""
-
-
-class Faulty(Listener):
-    def __init__(self, folder, *options, more=""):
-        super().__init__(folder, *options, stand_in=FAILING_DISK + more)
-
-    def fault(self, name):
-        """From now on the disk has this fault; none if there is no name."""
-        new = self.folder / "fault.new"
-        new.write_text(name)
-        new.replace(self.folder / "fault")
-
-
 @pytest.mark.parametrize("fault", ["fsync", "torn"])
 def test_a_disk_that_fails_loses_nothing(tmp_path, fault):
     with Faulty(tmp_path) as listener:
@@ -370,7 +311,7 @@ def test_nobody_is_answered_before_the_event_is_on_the_disk(tmp_path):
 
 def test_nobody_is_late_for_what_the_disk_took(tmp_path):
     """Who was sending when the disk began to take longer than a request may take."""
-    with Faulty(tmp_path, more="listener.REQUEST_SECONDS = 2") as listener, \
+    with Faulty(tmp_path, REQUEST_SECONDS=2) as listener, \
             listener.connect() as half:
         sent = request(envelope(event()))
         half.sendall(sent[:-1])
@@ -573,37 +514,18 @@ def test_a_log_that_may_not_be_written_loses_nothing(tmp_path):
 
 # ---------------------------------------------------------------------------------------- the clock
 
-# A wall clock that is wrong by so many seconds as stand in the file `clock`.
-WRONG_CLOCK = """
-import time
-
-class Clock:
-    def __getattr__(self, name):
-        return getattr(time, name)
-
-    def time(self):
-        try:
-            with open("clock") as file:
-                return time.time() + float(file.read())
-        except FileNotFoundError:
-            return time.time()
-
-listener.time = Clock()
-"""
-
 
 def test_a_clock_that_is_set_changes_nothing(tmp_path):
     """Events are kept, pulls are followed, and a late client is dropped after its ten seconds."""
     events = recorded("docker_complete-registry2")
-    with Listener(tmp_path, "--syslog-port", "0", stand_in=WRONG_CLOCK) as listener, \
+    with Faulty(tmp_path, "--syslog-port", "0") as listener, \
             listener.connect() as late, listener.connect() as slow:
         began = time.monotonic()
         late.sendall(b"POST /log HTTP/1.1\r\n")
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
         listener.post(events[0])
         for number, seconds in enumerate((-86400, 86400, -3600), 1):
-            (tmp_path / "clock.new").write_text(str(seconds))
-            (tmp_path / "clock.new").replace(tmp_path / "clock")
+            listener.set_clock(seconds)
             assert listener.post(events[number]) == (200, "")
         for new in events[4:]:
             assert listener.post(new) == (200, "")

@@ -20,8 +20,9 @@ import threading
 import time
 
 import pytest
-from listening import (Listener, envelope, event, make_certificate, recorded, recorded_lines,
-                       request, run, statuses, until)
+from support.process import Listener, make_certificate, request, run, statuses, until
+from support.recordings import recorded, recorded_lines
+from support.traffic import envelope, event
 
 SEED = os.environ.get("HOSTILE_SEED", "1")
 MIB = 1 << 20
@@ -53,7 +54,7 @@ def harmless(listener):
     mark = event(action="mark")
     seen = listener.out.count(" mark ")
     assert listener.post(mark) == (200, "")
-    until(lambda: listener.out.count(" mark ") > seen, what="the console still tells of events")
+    until(lambda: listener.out.count(" mark ") > seen, "the console still tells of events")
     assert listener.health()[0] == 200
     assert "Traceback" not in listener.err and "failed with" not in listener.err, listener.err
     with deep_recursion():

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from listening import LISTENER
-from traffic import (NAMES, RECORDINGS, STAMP, START, Client, Image, Recording, differences,
-                     listener, move)
+from support import LISTENER, listener, process
+from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move
+from support.traffic import START, Client, Image
 
 MEMBERS = ["started", "ended", "image", "repository", "tag", "digest", "image_id", "size", "layers",
            "requested", "sent", "verdict", "client", "user", "agent"]
@@ -28,10 +28,8 @@ VARIED = ["docker_cached-registry2", "docker_interrupted-registry2", "docker_res
 
 def run(*arguments, given=b"", folder=None, environment=()):
     """Run `listener.py pulls ARGUMENTS` with GIVEN on stdin: exit status, stdout, stderr."""
-    done = subprocess.run([sys.executable, LISTENER, "pulls", *arguments], input=given, cwd=folder,
-                          env={**os.environ, **dict(environment)}, timeout=60,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+    return process.run(folder, "pulls", *arguments, given=given,
+                       env={**os.environ, **dict(environment)})
 
 
 def shown(*arguments, **more):

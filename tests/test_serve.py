@@ -16,8 +16,11 @@ import ssl
 
 import pytest
 from conftest import need
-from listening import (HERE, Listener, drain, envelope, event, make_certificate, read_log, recorded,
-                       recorded_lines, request, run, sample, statuses, until)
+from support import HERE
+from support.process import (Listener, drain, make_certificate, read_log, request, run, statuses,
+                             until)
+from support.recordings import recorded, recorded_lines
+from support.traffic import envelope, event, sample
 
 MIB = 1 << 20
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from traffic import (DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX, START, Client, Image,
-                     Index, Life, digest_of, listener, stamp)
+from support import listener
+from support.traffic import (DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX, START, Client,
+                             Image, Index, Life, digest_of, stamp)
 
 CONTROLS = "\x1b[31m\x07\r\n\t\0\x7f\x9b2J\u202e\u2028\ud800"
 FOO = Client()

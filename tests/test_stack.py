@@ -2,6 +2,7 @@
 import collections
 import contextlib
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -15,13 +16,14 @@ import ssl
 import subprocess
 import tarfile
 import tempfile
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
 from conftest import need
+from support import process
+from support.process import command as run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = ["listener.py", "Dockerfile", ".dockerignore", ".env", "docker-compose.yml", "config.yml",
@@ -38,25 +40,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
 ENVIRONMENT["COMPOSE_PROJECT_NAME"] = f"sts_test_{os.getpid()}"
 
 
-def run(*command, ok=True, timeout=120, **options):
-    """What COMMAND wrote. OK: it must succeed (True), must fail (False), may do either (None)."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=timeout, **options)
-    assert ok is None or (done.returncode == 0) is ok, \
-        f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}"
-    return done.stdout
-
-
-def until(condition, what, timeout=60):
-    """What CONDITION returns once that is true; a failure that says WHAT did not happen in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        result = condition()
-        if result:
-            return result
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout} s: {what() if callable(what) else what}")
-        time.sleep(0.1)
+until = functools.partial(process.until, seconds=60)
 
 
 def copy_to(folder):
@@ -84,7 +68,7 @@ def machine():
         path = os.path.join(tempfile.gettempdir(), "sts-stack.lock")
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         afterwards.callback(os.close, lock)
-        until(lambda: locked(lock), "the end of another test run's stack", timeout=300)
+        until(lambda: locked(lock), "the end of another test run's stack", seconds=300)
         for kind, port in [(socket.SOCK_STREAM, 5000), (socket.SOCK_STREAM, 5001),
                            (socket.SOCK_STREAM, 8086), (socket.SOCK_DGRAM, 8086)]:
             with socket.socket(socket.AF_INET, kind) as probe:
@@ -119,7 +103,7 @@ class Stack:
 
     def __enter__(self):
         try:
-            until(self.answers, lambda: f"the registry answers\n{self.console}", timeout=120)
+            until(self.answers, lambda: f"the registry answers\n{self.console}", seconds=120)
             self.healthy = inspect(LISTENER, "{{json .State.Health.Log}}")
         except BaseException:
             self.__exit__()

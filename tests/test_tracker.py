@@ -10,9 +10,11 @@ import time
 
 import pytest
 
-from listening import Listener, run, until
-from traffic import (NAMES, START, DOCKER_INDEX, DOCKER_MANIFEST, Client, Image, Index, Life,
-                     Recording, differences, digest_of, listener, registry_started, stamp)
+from support import listener
+from support.process import Listener, run, until
+from support.recordings import NAMES, Recording, differences
+from support.traffic import (DOCKER_INDEX, DOCKER_MANIFEST, START, Client, Image, Index, Life,
+                             digest_of, registry_started, stamp)
 
 FOO = Client()
 IMAGE = Image()
@@ -955,7 +957,7 @@ def test_live_is_as_replayed(tmp_path):
     with Listener(tmp_path, "--syslog-port", "0", "--host", "127.0.0.1") as process:
         assert process.syslog_port
         send(process, messages(recordings))
-        until(lambda: told(process.out) == as_told(truth), 45, "the end of all pulls")
+        until(lambda: told(process.out) == as_told(truth), "the end of all pulls", 45)
         started = sorted(image for image, what in PULL_LINE.findall(process.out)
                          if what == "started")
         assert started == [image for image, _ in as_told(truth)]

@@ -1,7 +1,4 @@
-"""Start the real listener, talk to it as registries do, and read what it kept.
-
-The listener is the one beside the tests, or the one that the environment variable LISTENER names.
-"""
+"""Start the real listener, talk to it as registries do, and read what it kept."""
 
 import contextlib
 import http.client
@@ -14,43 +11,35 @@ import ssl
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-LISTENER = os.environ.get("LISTENER") or str(HERE.parent / "listener.py")
-MEDIA_TYPE = "application/vnd.docker.distribution.events.v1+json"
-SAMPLE = (HERE / "sample.json").read_bytes()
+import pytest
+
+from support import LISTENER
+from support.traffic import MEDIA_TYPE, envelope
+
 START_SECONDS = 30  # how long a busy machine may take to start Python
 
-# Runs the listener's main with a stand-in for one of its modules: the code in argv[2] defines
-# `stand_in`, which may refer to `listener`, and is told of faults by files in the working folder.
-WITH_STAND_IN = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("listener", sys.argv[1])
-listener = sys.modules["listener"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(listener)
-exec(sys.argv[2])
-sys.exit(listener.main(sys.argv[3:]))
-"""
 
-
-def until(condition, seconds=20, what=""):
-    """The first true value that CONDITION() gives; fails when SECONDS pass without one."""
+def until(condition, what="", seconds=20):
+    """The first true value that CONDITION() gives; fails and says WHAT, text or a function that
+    returns it, when SECONDS pass without one."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, f"not within {seconds} s: {what or condition}"
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds} s: {what() if callable(what) else what}")
         time.sleep(0.01)
 
 
 class Listener:
     """The process `python listener.py OPTIONS` in a folder of its own, on a free port."""
 
-    def __init__(self, folder, *options, env=(), stand_in=None, start=True, **popen):
-        """With STAND_IN, source that is run inside the process after the listener is imported."""
+    program = [LISTENER]
+
+    def __init__(self, folder, *options, env=(), start=True, **popen):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "listener_log" / "log.log"
@@ -60,7 +49,7 @@ class Listener:
         self.environment = {name: value for name, value in os.environ.items()
                             if name != "NO_COLOR" and not name.startswith("PYTHON")}
         self.environment.update({"PYTHONDONTWRITEBYTECODE": "1", **dict(env)})
-        self.stand_in, self.popen = stand_in, popen
+        self.popen = popen
         self.port = self.syslog_port = self.process = None
         self.starts = 0
         if start:
@@ -70,7 +59,7 @@ class Listener:
         """Start it, also again; returns when it says that it listens."""
         self.launch()
         try:
-            line = until(self._ready, START_SECONDS, "the line that says where it listens")
+            line = until(self._ready, "the line that says where it listens", START_SECONDS)
         except BaseException:
             self.kill()
             raise
@@ -82,13 +71,10 @@ class Listener:
     def launch(self):
         """Start it, and do not wait."""
         self.starts += 1
-        command = [sys.executable, LISTENER]
-        if self.stand_in:
-            command = [sys.executable, "-c", WITH_STAND_IN, LISTENER, self.stand_in]
         options = self.options if "--port" in self.options else [*self.options, "--port", "0"]
         with open(self._file("stdout"), "wb") as out, open(self._file("stderr"), "wb") as err:
             self.process = subprocess.Popen(
-                [*command, *options], cwd=self.folder, env=self.environment,
+                [sys.executable, *self.program, *options], cwd=self.folder, env=self.environment,
                 stdin=subprocess.DEVNULL, **{"stdout": out, "stderr": err, **self.popen})
 
     def _file(self, name):
@@ -213,43 +199,20 @@ def statuses(answer):
     return [int(number) for number in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
 
 
-def run(folder, *options, seconds=START_SECONDS, **more):
-    """Run `listener.py OPTIONS` to its end: exit status, stdout, stderr."""
-    done = subprocess.run([sys.executable, LISTENER, *map(str, options)], cwd=folder,
-                          timeout=seconds, text=True, encoding="utf-8",
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          **more)
-    return done.returncode, done.stdout, done.stderr
+def run(folder, *options, given=b"", seconds=START_SECONDS, **more):
+    """Run `listener.py OPTIONS` to its end, GIVEN on stdin: exit status, stdout, stderr."""
+    done = subprocess.run([sys.executable, LISTENER, *map(str, options)], cwd=folder, input=given,
+                          timeout=seconds, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
 
 
-def event(**members):
-    """A push of an image, as a registry tells of it, with an id of its own and these MEMBERS."""
-    made = sample()
-    made["id"] = str(uuid.uuid4())
-    made.update(members)
-    return made
-
-
-def sample():
-    """The event in sample.json."""
-    return json.loads(SAMPLE)["events"][0]
-
-
-def envelope(events):
-    """The body that a registry would POST for one event or some."""
-    events = [events] if isinstance(events, dict) else events
-    return json.dumps({"events": events}).encode("utf-8")
-
-
-def recorded(name):
-    """The events of a recording."""
-    return read_log(HERE / "recordings" / f"{name}.log")
-
-
-def recorded_lines(name):
-    """The lines of the registry's log in a recording."""
-    with open(HERE / "recordings" / f"{name}.registry.log", encoding="utf-8") as file:
-        return file.read().splitlines()
+def command(*words, ok=True, timeout=120, **options):
+    """What a command wrote. OK: it must succeed (True), must fail (False), may do either (None)."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=timeout, **options)
+    assert ok is None or (done.returncode == 0) is ok, \
+        f"{' '.join(words)}: exit status {done.returncode}\n{done.stdout}"
+    return done.stdout
 
 
 def read_log(path):

@@ -1,24 +1,16 @@
-"""Traffic of registries for tests of the pulls: recorded, and made up; and a Tracker to live it."""
+"""Made-up traffic of registries: envelopes, and facts of pulls; and a Tracker to live them."""
 
-import functools
 import hashlib
-import importlib.util
 import json
 import re
-import sys
+import uuid
 from datetime import datetime, timezone
 
-from listening import HERE, LISTENER
+from support import HERE, listener
 
-RECORDINGS = HERE / "recordings"
-NAMES = sorted(path.name[:-len(".truth.json")] for path in RECORDINGS.glob("*.truth.json"))
+MEDIA_TYPE = "application/vnd.docker.distribution.events.v1+json"
+SAMPLE = (HERE / "sample.json").read_bytes()
 START = 1577872800.0  # 2020-01-01T10:00:00Z: recordings are moved here, away from the clock's now
-NOTES = {"tool", "note", "really", "action"}  # members of the truth that no pull shows
-STAMP = re.compile(rb"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?=[.Z])")
-
-_spec = importlib.util.spec_from_file_location("listener", LISTENER)
-listener = sys.modules["listener"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(listener)
 
 
 def stamp(at):
@@ -26,68 +18,28 @@ def stamp(at):
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-# -------------------------------------------------------------------------------------- recorded
+# -------------------------------------------------------------------------------------- envelopes
 
-def move(data, seconds):
-    """Recorded bytes with every time in them so many whole seconds later."""
-    @functools.lru_cache(maxsize=None)
-    def moved(text):
-        at = datetime.fromisoformat(text.decode()).replace(tzinfo=timezone.utc).timestamp()
-        return stamp(at + seconds)[:19].encode()
-    return STAMP.sub(lambda match: moved(match[0]), data)
-
-
-class Recording:
-    """A registry's events and log lines while somebody pulled, as bytes, and what really happened.
-
-    It happens again at START; without that a test would depend on the date.
-    """
-
-    def __init__(self, name, start=START):
-        self.name = name
-        events = (RECORDINGS / f"{name}.log").read_bytes()
-        lines = (RECORDINGS / f"{name}.registry.log").read_bytes()
-        truth = json.loads((RECORDINGS / f"{name}.truth.json").read_text("utf-8"))
-        self.truth = [pull for pull in truth if pull.get("action") != "push"]
-        first = min(STAMP.findall(events + lines)).decode()
-        recorded = datetime.fromisoformat(first).replace(tzinfo=timezone.utc).timestamp()
-        self.events, self.lines = (move(data, int(start - recorded)) for data in (events, lines))
-
-    def write(self, folder):
-        """Write the files that the listener would have; their paths as text."""
-        log, registry_log = folder / "log.log", folder / "registry.log"
-        log.write_bytes(self.events)
-        registry_log.write_bytes(self.lines)
-        return str(log), str(registry_log)
-
-    def facts(self):
-        """What it says, in the order of time."""
-        facts = [listener.event_fact(json.loads(line)) for line in self.events.splitlines()]
-        facts += [listener.line_fact(line) for line in self.lines.decode("utf-8").splitlines()]
-        return sorted((fact for fact in facts if fact), key=lambda fact: fact.time)
+def event(**members):
+    """A push of an image, as a registry tells of it, with an id of its own and these MEMBERS."""
+    made = sample()
+    made["id"] = str(uuid.uuid4())
+    made.update(members)
+    return made
 
 
-def differences(pulls, truth):
-    """What is not as it really was, in words; an empty list when all is."""
-    if len(pulls) != len(truth):
-        return [f"{len(pulls)} pulls: {[pull['image'] for pull in pulls]}, in truth {len(truth)}"]
-    wrong = []
-    for pull, real in zip(pulls, truth):
-        for name, value in real.items():
-            if name == "sent_min":
-                right = pull["sent"] is not None and pull["sent"] >= value
-            elif name == "sent_max":
-                right = pull["sent"] is not None and pull["sent"] <= value
-            else:
-                # "?" is a truth that is still to be found out.
-                right = name in NOTES or value == "?" or pull[name] == value
-            if not right:
-                shown = pull[name.split("_m")[0]] if name.startswith("sent") else pull[name]
-                wrong.append(f"{pull['image']}: {name} is {shown!r}, in truth {value!r}")
-    return wrong
+def sample():
+    """The event in sample.json."""
+    return json.loads(SAMPLE)["events"][0]
 
 
-# --------------------------------------------------------------------------------------- made up
+def envelope(events):
+    """The body that a registry would POST for one event or some."""
+    events = [events] if isinstance(events, dict) else events
+    return json.dumps({"events": events}).encode("utf-8")
+
+
+# ------------------------------------------------------------------------------- facts of pulls
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"

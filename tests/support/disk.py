@@ -1,0 +1,98 @@
+"""The listener on a disk and with a clock that do what no real ones do when they are asked to.
+
+`Faulty` starts it. Run as a program, this is the listener with stand-ins for its `os` and `time`,
+which learn what to do from the files `fault` and `clock` in the working folder.
+"""
+
+import errno
+import json
+import os
+import sys
+import time
+
+from support import HERE, listener
+from support.process import Listener
+
+
+class Faulty(Listener):
+    """A Listener whose disk has the fault that it is told of, and its clock the error."""
+
+    def __init__(self, folder, *options, **constants):
+        """CONSTANTS of the module have these values in the process: REQUEST_SECONDS=2."""
+        self.program = ["-m", "support.disk", json.dumps(constants)]
+        super().__init__(folder, *options, env={"PYTHONPATH": str(HERE)})
+
+    def fault(self, name):
+        """From now on the disk has this fault; none if there is no name."""
+        self._tell("fault", name)
+
+    def set_clock(self, seconds):
+        """From now on the wall clock is so many seconds ahead of the real one."""
+        self._tell("clock", str(seconds))
+
+    def _tell(self, name, text):
+        new = self.folder / f"{name}.new"
+        new.write_text(text)
+        new.replace(self.folder / name)
+
+
+def told(name):
+    try:
+        with open(name) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+class Disk:
+    """In place of `os`. Writes inode and size of a file into `synced` when that is synced."""
+
+    def __init__(self):
+        self.half = False
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def fsync(self, file):
+        if told("fault") == "fsync":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        while told("fault") == "slow":
+            time.sleep(0.005)
+        os.fsync(file)
+        with open("synced", "a") as synced:
+            print(os.fstat(file).st_ino, os.fstat(file).st_size, file=synced)
+
+    def write(self, file, data):
+        fault = told("fault")
+        if fault == "removed":
+            os.unlink("listener_log/log.log")
+            os.unlink("fault")
+        if fault == "short":
+            return os.write(file, data[:max(1, len(data) // 3)])
+        if fault.startswith("torn"):
+            self.half = not self.half
+            if not self.half:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return os.write(file, data[:len(data) // 2])
+        return os.write(file, data)
+
+    def ftruncate(self, file, size):
+        if told("fault") == "torn for long":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.ftruncate(file, size)
+
+
+class Clock:
+    """In place of `time`."""
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+    def time(self):
+        return time.time() + float(told("clock") or 0)
+
+
+if __name__ == "__main__":
+    listener.os, listener.time = Disk(), Clock()
+    vars(listener).update(json.loads(sys.argv[1]))
+    sys.exit(listener.main(sys.argv[2:]))

@@ -1,0 +1,85 @@
+"""Recordings: traffic of real registries, and what really happened."""
+
+import functools
+import json
+import re
+from datetime import datetime, timezone
+
+from support import HERE, listener
+from support.process import read_log
+from support.traffic import START, stamp
+
+RECORDINGS = HERE / "recordings"
+NAMES = sorted(path.name[:-len(".truth.json")] for path in RECORDINGS.glob("*.truth.json"))
+NOTES = {"tool", "note", "really", "action"}  # members of the truth that no pull shows
+STAMP = re.compile(rb"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?=[.Z])")
+
+
+def recorded(name):
+    """The events of a recording."""
+    return read_log(RECORDINGS / f"{name}.log")
+
+
+def recorded_lines(name):
+    """The lines of the registry's log in a recording."""
+    with open(RECORDINGS / f"{name}.registry.log", encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
+def move(data, seconds):
+    """Recorded bytes with every time in them so many whole seconds later."""
+    @functools.lru_cache(maxsize=None)
+    def moved(text):
+        at = datetime.fromisoformat(text.decode()).replace(tzinfo=timezone.utc).timestamp()
+        return stamp(at + seconds)[:19].encode()
+    return STAMP.sub(lambda match: moved(match[0]), data)
+
+
+class Recording:
+    """A registry's events and log lines while somebody pulled, as bytes, and what really happened.
+
+    It happens again at START; without that a test would depend on the date.
+    """
+
+    def __init__(self, name, start=START):
+        self.name = name
+        events = (RECORDINGS / f"{name}.log").read_bytes()
+        lines = (RECORDINGS / f"{name}.registry.log").read_bytes()
+        truth = json.loads((RECORDINGS / f"{name}.truth.json").read_text("utf-8"))
+        self.truth = [pull for pull in truth if pull.get("action") != "push"]
+        first = min(STAMP.findall(events + lines)).decode()
+        recorded = datetime.fromisoformat(first).replace(tzinfo=timezone.utc).timestamp()
+        self.events, self.lines = (move(data, int(start - recorded)) for data in (events, lines))
+
+    def write(self, folder):
+        """Write the files that the listener would have; their paths as text."""
+        log, registry_log = folder / "log.log", folder / "registry.log"
+        log.write_bytes(self.events)
+        registry_log.write_bytes(self.lines)
+        return str(log), str(registry_log)
+
+    def facts(self):
+        """What it says, in the order of time."""
+        facts = [listener.event_fact(json.loads(line)) for line in self.events.splitlines()]
+        facts += [listener.line_fact(line) for line in self.lines.decode("utf-8").splitlines()]
+        return sorted((fact for fact in facts if fact), key=lambda fact: fact.time)
+
+
+def differences(pulls, truth):
+    """What is not as it really was, in words; an empty list when all is."""
+    if len(pulls) != len(truth):
+        return [f"{len(pulls)} pulls: {[pull['image'] for pull in pulls]}, in truth {len(truth)}"]
+    wrong = []
+    for pull, real in zip(pulls, truth):
+        for name, value in real.items():
+            if name == "sent_min":
+                right = pull["sent"] is not None and pull["sent"] >= value
+            elif name == "sent_max":
+                right = pull["sent"] is not None and pull["sent"] <= value
+            else:
+                # "?" is a truth that is still to be found out.
+                right = name in NOTES or value == "?" or pull[name] == value
+            if not right:
+                shown = pull[name.split("_m")[0]] if name.startswith("sent") else pull[name]
+                wrong.append(f"{pull['image']}: {name} is {shown!r}, in truth {value!r}")
+    return wrong
