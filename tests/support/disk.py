@@ -1,7 +1,7 @@
 """The listener on a disk and with a clock that do what no real ones do when they are asked to.
 
 `Faulty` starts it. Run as a program, this is the listener with stand-ins for its `os` and `time`,
-which learn what to do from the files `fault` and `clock` in the working folder.
+which learn what to do from the files `fault`, `clock` and `passed` in the working folder.
 """
 
 import errno
@@ -29,6 +29,10 @@ class Faulty(Listener):
     def set_clock(self, seconds):
         """From now on the wall clock is so many seconds ahead of the real one."""
         self._tell("clock", str(seconds))
+
+    def pass_time(self, seconds):
+        """So many seconds have passed since it was started, and those that really have."""
+        self._tell("passed", str(seconds))
 
     def _tell(self, name, text):
         new = self.folder / f"{name}.new"
@@ -90,6 +94,9 @@ class Clock:
 
     def time(self):
         return time.time() + float(told("clock") or 0)
+
+    def monotonic(self):
+        return time.monotonic() + float(told("passed") or 0)
 
 
 if __name__ == "__main__":
