@@ -36,6 +36,8 @@ Needs Python 3.9 or later on a POSIX system, and nothing else.
 from __future__ import annotations
 
 import argparse
+import base64
+import bisect
 import collections
 import contextlib
 import email.utils
@@ -56,6 +58,7 @@ import operator
 import os
 import queue
 import re
+import resource
 import select
 import selectors
 import signal
@@ -66,7 +69,7 @@ import sys
 import threading
 import time
 import zlib
-from datetime import datetime
+from datetime import datetime, timezone
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
@@ -118,9 +121,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def clock(at: float) -> str:
-    """A time in seconds since 1970 as HH:MM:SS, local time."""
-    return time.strftime("%H:%M:%S", time.localtime(at))
+def clock(at: float, now: float) -> str:
+    """A time in seconds since 1970 as local time, HH:MM:SS, with its date if NOW is another day."""
+    then, today = time.localtime(at), time.localtime(now)
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M:%S", then)
 
 
 def address(name: str, port: int) -> str:
@@ -287,14 +291,18 @@ class LogFile:
         os.close(self._file)
 
 
-def tail(path: str, size: int) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a file; none where it cannot be read."""
+def tail(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
+    """The whole lines in the last SIZE bytes of a file, up to END; none if it cannot be read."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        start = max(0, file.seek(0, os.SEEK_END) - size)
-        file.seek(start)
-        if start:
-            file.readline()
-        yield from file
+        end = file.seek(0, os.SEEK_END) if end is None else end
+        at = file.seek(max(0, end - size))
+        if at:
+            at += len(file.readline())
+        for line in file:
+            at += len(line)
+            if at > end:
+                return
+            yield line
 
 
 def encode_event(event: dict) -> bytes:
@@ -344,23 +352,22 @@ class EventLog:
         """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
         self._added += [(self._id(event), encode_event(event), event) for event in events]
 
-    def commit(self) -> List[dict]:
-        """Keep what was added; returns those events of it that were not in the log already.
+    def commit(self) -> List[Tuple[dict, bytes]]:
+        """Keep what was added; returns the events that were not in the log yet, with their lines.
 
         Raises OSError when the disk refuses; then none of them is in the log, and all may be added
         again.
         """
         added, self._added = self._added, []
         names: Set[bytes] = set()
-        lines, fresh = [], []
+        fresh = []
         for name, line, event in added:
             if name is None or name not in self._ids and name not in names:
-                lines.append(line)
-                fresh.append(event)
+                fresh.append((event, line))
                 if name:
                     names.add(name)
-        if lines:
-            self._write(b"".join(lines))
+        if fresh:
+            self._write(b"".join([line for _, line in fresh]))
         self.written += len(fresh)
         self.duplicates += len(added) - len(fresh)
         for name, _, _ in added:
@@ -382,6 +389,30 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+class RegistryLog:
+    """registry.log: the lines of the registry's own log, on the disk a second after they came."""
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        """Open PATH; raises OSError as LogFile does."""
+        self.path, self._warn = path, warn
+        self._file = LogFile(path, warn)
+        self._failing = False
+
+    def append(self, lines: List[str]) -> None:
+        try:
+            self._file.append("".join(line + "\n" for line in lines).encode("utf-8"), sync=False)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                self._warn(f"cannot write {self.path}: {reason(error)}; lines of the registry's "
+                           "log are lost until it can")
+            self._failing = True
+
+    def sync(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.sync()
 
 
 # ------------------------------------------------------------------------------------------ receive
@@ -436,6 +467,18 @@ def _http_date(now: int) -> str:
     return email.utils.formatdate(now, usegmt=True)
 
 
+PATHS = "/", "/pulls", "/metrics", "/healthz"  # that may be asked for with GET and HEAD
+
+
+class Answer(NamedTuple):
+    """What a request is answered."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain"  # in UTF-8
+    headers: Dict[str, str] = {}
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request: the bytes of its head in, the bytes of the answer out. It does no I/O.
 
@@ -452,6 +495,7 @@ class Handler(BaseHTTPRequestHandler):
         body only when it is told to.
         """
         self.rfile = io.BytesIO(head)
+        self.arrived = time.monotonic()
         self.refusal: Optional[Tuple[int, str]] = None
         self.continues = False
         self.command = self.path = ""
@@ -493,8 +537,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._body_refusal(length, token)
         if length and length.strip("0"):
             return 400, f"{self.command} with a body"
-        if not self._asks_health():
-            return 404, "nothing is here: POST notifications, or GET /healthz"
+        if token is not None and self._path() != "/healthz" and not self._has(token):
+            return 401, "no or wrong token: give it as the password, to any name"
         return None
 
     def _length_refusal(self) -> Optional[Tuple[int, str]]:
@@ -528,25 +572,39 @@ class Handler(BaseHTTPRequestHandler):
     def _has(self, token: bytes) -> bool:
         authorization = self.headers.get("Authorization", "")
         scheme, _, rest = authorization.partition(" ")
-        given = rest.strip() if scheme.lower() == "bearer" else authorization
-        return hmac.compare_digest(given.encode("latin-1"), token)
+        given = (rest.strip() if scheme.lower() == "bearer" else authorization).encode("latin-1")
+        if scheme.lower() == "basic":
+            with contextlib.suppress(ValueError):
+                given = base64.b64decode(rest).partition(b":")[2]
+        return hmac.compare_digest(given, token)
 
-    def _asks_health(self) -> bool:
-        return self.path.partition("?")[0] == "/healthz"
+    @property
+    def asks_for_password(self) -> bool:
+        """Whether it is refused as a browser's first request is, which makes it ask its user."""
+        return (self.refusal is not None and self.refusal[0] == 401 and self.command != "POST"
+                and "Authorization" not in self.headers)
 
-    def answer(self, status: int, text: str = "", content_type: str = "text/plain") -> bytes:
-        """The bytes of an answer with STATUS, and TEXT as its body."""
-        body = text.encode("utf-8", "backslashreplace")
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
+
+    def answer(self, answer: Answer) -> bytes:
+        """The bytes of an ANSWER."""
+        status, body, content_type, headers = answer
         self.wfile = io.BytesIO()
         self.request_version = "HTTP/1.1"  # also after a request line that could not be read
         self.send_response(status)
         if status == 401:
+            # Two headers: browsers take one that names both schemes for a malformed Basic.
             self.send_header("WWW-Authenticate", "Bearer")
+            self.send_header("WWW-Authenticate", 'Basic realm="registry listener"')
         if status == 405:
-            self.send_header("Allow", "GET, HEAD, POST" if self._asks_health() else "POST")
+            self.send_header("Allow", "GET, HEAD, POST" if self._path() in PATHS else "POST")
         if body:
             self.send_header("Content-Type", content_type + "; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
+        if status != 304:
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
@@ -571,6 +629,7 @@ class Connection:
 
       reading      more has to come from the client
       pipelining   more may be there already: it is looked at in the next turn
+      asking       what it asks for is being made, by another thread
       committing   the request is there whole, and waits for the disk
       sending      the client has to take (the rest of) the answer
       refused      the client may read why, what still comes from it is thrown away
@@ -633,17 +692,18 @@ class Server:
     """
 
     def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
-                 commit: Callable[[], None], health: Callable[[], Tuple[int, dict]],
+                 commit: Callable[[], None], pages: Callable[[Handler], Optional[Answer]],
                  report: Callable[[int, str, str], None], token: Optional[bytes] = None,
                  tls: Optional[ssl.SSLContext] = None) -> None:
         """Listen on HOST:PORT; raises OSError where that cannot be.
 
         ADD is handed an envelope's events; a ValueError of it is answered with 400. COMMIT returns
-        when all that was added is safe; an OSError of it is answered with 503. HEALTH gives the
-        status and the object that /healthz answers. REPORT is told of each refusal: its status (0:
-        no answer), the client's host, and the reason.
+        when all that was added is safe; an OSError of it is answered with 503. PAGES gives the
+        answer to a GET or HEAD; if that is None, it is asked again after `wake`. REPORT is told of
+        each refusal: its status (0: no answer), the client's host, and the reason.
         """
-        self._add, self._commit, self._health, self._report = add, commit, health, report
+        self._add, self._commit, self._pages, self._report = add, commit, pages, report
+        self.answered: collections.Counter = collections.Counter()  # by status
         self._token, self._tls = token, tls
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -653,8 +713,12 @@ class Server:
         self.port = self._socket.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._connections: Set[Connection] = set()
         self._pipelining: List[Connection] = []  # those in that state, each once
+        self._asking: List[Connection] = []
         self._small: List[Connection] = []  # those committing, oldest first, by their body's size
         self._large: List[Connection] = []
         self._commit_seconds = 0.0  # that the last one took
@@ -672,6 +736,11 @@ class Server:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, too
         self._thread.join()
+
+    def wake(self) -> None:
+        """There is something new to be asked for: called by any thread."""
+        with contextlib.suppress(OSError):  # it is full of bytes that wake as well
+            self._waker.send(b"x")
 
     def _run(self) -> None:
         while not self._stopping:
@@ -702,6 +771,11 @@ class Server:
         for key, _ in ready:
             if key.data:
                 self._try(self._continue, key.data)
+            elif key.fileobj is self._woken:
+                self._woken.recv(1 << 10)
+                asking, self._asking = self._asking, []
+                for connection in asking:
+                    self._try(self._ask, connection)
             else:
                 self._accept()
 
@@ -817,8 +891,7 @@ class Server:
         if request.refusal:
             self._refuse(connection, *request.refusal)
         elif request.command != "POST":
-            status, health = self._health()
-            self._answer(connection, status, json.dumps(health) + "\n", "application/json")
+            self._ask(connection)
         elif not connection.missing():
             connection.take_body()
             connection.state, connection.deadline = "committing", math.inf
@@ -829,6 +902,14 @@ class Server:
         elif request.continues:
             request.continues = False
             connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _ask(self, connection: Connection) -> None:
+        answer = self._pages(connection.request)
+        if answer:
+            self._answer(connection, answer)
+        else:
+            connection.state = "asking"
+            self._asking.append(connection)
 
     def _make_room(self, newest: Connection) -> None:
         """For NEWEST, a large body: of too many, that goes of which the least has come."""
@@ -873,7 +954,7 @@ class Server:
             for connection in self._connections:
                 connection.deadline += self._commit_seconds  # it is not late by its own fault
         for connection in added:
-            self._try(self._answer, connection, status, text)
+            self._try(self._answer, connection, Answer(status, text.encode()))
 
     def _add_envelope(self, connection: Connection, added: List[Connection]) -> None:
         try:
@@ -887,17 +968,19 @@ class Server:
 
     def _refuse(self, connection: Connection, status: int, text: str) -> None:
         """Refuse a request in one line, and close: where its body ends is not known any more."""
-        self._report(status, connection.host, text)
+        if not connection.request.asks_for_password:
+            self._report(status, connection.host, text)
         connection.request.refusal = status, text
         connection.request.close_connection = True
         connection.received.clear()
-        self._answer(connection, status, text + "\n")
+        self._answer(connection, Answer(
+            status, (text + "\n").encode("utf-8", "backslashreplace")))
 
-    def _answer(self, connection: Connection, status: int, text: str = "",
-                content_type: str = "text/plain") -> None:
+    def _answer(self, connection: Connection, answer: Answer) -> None:
+        self.answered[answer.status] += 1
         connection.state, connection.body = "sending", b""
         connection.deadline = time.monotonic() + REQUEST_SECONDS
-        connection.unsent = connection.request.answer(status, text, content_type)
+        connection.unsent = connection.request.answer(answer)
         self._send(connection)
 
     def _send(self, connection: Connection) -> None:
@@ -936,6 +1019,78 @@ def read_syslog(datagram: bytes, truncated: bool = False) -> str:
     header = _SYSLOG_HEADER.match(text)
     line = plain(text[header.end():] if header else text)
     return f"{line} [listener: cut after {len(datagram)} bytes]" if truncated else line
+
+
+class Inbox:
+    """What waits for a thread, bounded by bytes: what it has no room for is dropped and counted."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._items: collections.deque = collections.deque()  # with the bytes that each holds
+        self._held = self._reported = 0
+        self._changed = threading.Condition()
+        self.dropped = 0  # since the start
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: Any, size: int) -> None:
+        """Take ITEM, which holds SIZE bytes, or drop it; one of 0 bytes always finds room."""
+        with self._changed:
+            if size and self._held + size > self._limit:
+                self.dropped += 1
+                return
+            size += 200  # for what holds the item
+            self._held += size
+            self._items.append((item, size))
+            if len(self._items) == 1:
+                self._changed.notify()
+
+    def take(self, timeout: Optional[float] = None) -> Tuple[List[Any], int]:
+        """Wait up to TIMEOUT seconds; some of what waits, oldest first, and how many were dropped.
+
+        That is as many as were dropped since the last call.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._items, timeout)
+            taken, room = [], 1 << 20
+            while self._items and room > 0:
+                item, size = self._items.popleft()
+                taken.append(item)
+                self._held, room = self._held - size, room - size
+            dropped, self._reported = self.dropped - self._reported, self.dropped
+            return taken, dropped
+
+
+class Syslog:
+    """The registry's log, as it comes by UDP. Two threads: one that writes would miss datagrams."""
+
+    MAX_WAITING = 8 << 20  # bytes
+
+    def __init__(self, datagrams: socket.socket, keep: Callable[[List[str]], None],
+                 warn: Callable[[str], None]) -> None:
+        """KEEP is handed the lines that come to DATAGRAMS, some at a time."""
+        self._datagrams, self._keep, self._warn = datagrams, keep, warn
+        self.inbox = Inbox(self.MAX_WAITING)
+
+    def start(self) -> None:
+        for target in (self._receive, self._hand_over):
+            threading.Thread(target=target, daemon=True).start()
+
+    def _receive(self) -> None:
+        while True:
+            data, _, flags, _ = self._datagrams.recvmsg(MAX_DATAGRAM)
+            line = read_syslog(data, bool(flags & socket.MSG_TRUNC))
+            self.inbox.put(line, sys.getsizeof(line))
+
+    def _hand_over(self) -> None:
+        losing = False
+        while True:
+            lines, dropped = self.inbox.take()
+            if dropped and not losing:
+                self._warn("the registry's log comes too fast: lines of it are lost")
+            losing = bool(dropped)
+            self._keep(lines)
 
 
 # --------------------------------------------------------------------------------------- understand
@@ -1766,12 +1921,13 @@ def who(user: Optional[str], client: str, agent: str) -> str:
     return " ".join(words)
 
 
-def event_line(event: dict) -> str:
-    """One line for one event, whatever its action."""
+def event_line(event: dict, now: Optional[float] = None) -> str:
+    """One line for one event, whatever its action; with its date if NOW is another day."""
     target, request = child(event, "target"), child(event, "request")
     stamp = text_of(event, "timestamp")
     try:
-        at = clock(seconds(stamp))
+        at = seconds(stamp)
+        at = clock(at, at if now is None else now)
     except (ValueError, OverflowError, OSError):
         at = stamp[11:19] or "--:--:--"
     repository, tag = text_of(target, "repository"), text_of(target, "tag")
@@ -1828,11 +1984,11 @@ def pull_line(change: Change, now: float) -> str:
     if change.what == "started":
         size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
                 f"image {short(pull.config)}"] if pull.blobs is not None else []
-        words = [f"{clock(pull.started)} pull", image, "started", *size, by]
+        words = [f"{clock(pull.started, now)} pull", image, "started", *size, by]
     elif change.what == "resumed":
-        words = [f"{clock(now)} pull", image, "goes on after all", by]
+        words = [f"{clock(now, now)} pull", image, "goes on after all", by]
     else:
-        words = [f"{clock(pull.ended_time)} pull", image, pull.said, *_outcome(pull, now), by]
+        words = [f"{clock(pull.ended_time, now)} pull", image, pull.said, *_outcome(pull, now), by]
     return plain("  ".join(word for word in words if word))
 
 
@@ -1911,116 +2067,738 @@ def pull_row(found: Dict[str, Any]) -> str:
         person if len(person) <= 22 else person[:19] + "...").rstrip()
 
 
-# ------------------------------------------------------------------------------------------ console
+# --------------------------------------------------------------------------------------------- page
 
-class Console:
-    """The one thread that owns the live Tracker and the terminal.
+PAGE = r"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Registry listener</title>
+<link rel="icon" href="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'>
+  <path d='M4 0v5M2 3l2 2 2-2M1 7h6' fill='none' stroke='%232f6fed'/></svg>">
+<style>
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --line: #e2e5eb; --ink: #1b1f27;
+  --soft: #5d6979; --blue: #2f6fed; --green: #12805c; --red: #c8322b; --amber: #946200 }
+@media (prefers-color-scheme: dark) { :root { --page: #0f1116; --card: #171a21; --line: #2c323d;
+  --ink: #e7e9ee; --soft: #98a2b3; --blue: #6c9dff; --green: #3fb98c; --red: #ff7b72;
+  --amber: #e0a63c } }
+* { box-sizing: border-box } [hidden] { display: none !important }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
+body > * { max-width: 1160px; margin: 0 auto; padding: 6px 20px }
+header, .row { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline }
+.row > :first-child { margin-right: auto }
+h1 { font-size: 20px; margin: 12px auto 6px 0 } h2 { font-size: 15px; margin: 20px 0 8px }
+.soft, small, th { color: var(--soft); font-size: 13px; font-weight: 400 }
+.complete, .good { --sign: var(--green) }
+.interrupted, .failed, .refused, .bad { --sign: var(--red) }
+.unknown { --sign: var(--amber) } .whole { --sign: var(--blue) }
+.cut { --sign: color-mix(in srgb, var(--red) 55%, var(--line)) }
+.dot::before { content: "●"; margin-right: 6px; font-size: 11px; color: var(--sign, var(--soft)) }
+.bad::before { content: "▲" }
+.card, input { background: var(--card); border: 1px solid var(--line); border-radius: 12px }
+.card { padding: 12px 16px; margin: 0 0 10px }
+.bar { display: flex; gap: 3px; height: 10px; margin: 8px 0 6px }
+.bar i { background: var(--sign, var(--line)); border-radius: 3px; overflow: hidden }
+.bar i i { display: block; height: 100%; background: var(--blue); border-radius: 0 }
+.bar .open { animation: flow 1.4s linear infinite; background: repeating-linear-gradient(110deg,
+  var(--blue) 0 8px, color-mix(in srgb, var(--blue) 25%, var(--card)) 8px 16px) 0 0 / 200% 100% }
+@keyframes flow { to { background-position: -34px 0 } }
+@media (prefers-reduced-motion: reduce) { .bar .open { animation: none } }
+td .bar { gap: 0; height: 6px; width: 84px; margin: 0 }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: 6px 12px 6px 0; text-align: left; white-space: nowrap }
+td { color: var(--sign) }
+tr + tr { border-top: 1px solid var(--line) }
+.image, .who { white-space: normal; overflow-wrap: anywhere }
+.image { font-weight: 600 } .number { text-align: right }
+input { font: inherit; padding: 4px 12px; width: 270px; border-color: var(--soft) }
+pre { overflow-x: auto; font-size: 13px }
+@media (max-width: 700px) {
+  thead, td:empty { display: none } table, tbody { display: block } td { padding: 0 }
+  tr { display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; padding: 8px 0 }
+  .image { flex: 1 0 100%; order: -1 } input { width: 100% }
+}
+</style>
+<header><h1>Registry listener</h1>
+  <span id="state" class="dot">connecting</span> <span id="lines" class="dot soft"></span>
+  <input id="find" type="search" placeholder="image, user, address, verdict" hidden
+    aria-label="Find pulls and pushes by image, user, address or verdict">
+</header>
+<main>
+  <section id="notices" role="status"></section>
+  <section id="empty" class="card" hidden>
+    <b>Nothing has arrived yet.</b> A registry sends its events here if its config.yml says:
+    <pre tabindex="0">
+notifications:
+  events:
+    includereferences: true
+  endpoints:
+    - name: listener
+      # As the registry reaches it. In a container, localhost is that container itself.
+      url: <span class="url"></span><span class="token" hidden>
+      headers: {Authorization: [Bearer TOKEN]}</span></pre>
+    Do events get through? This command makes one, and it shows up here:
+    <pre tabindex="0">
+curl <span class="token" hidden>-H 'Authorization: Bearer TOKEN' </span><span class="url"></span> \
+  -d '{"events": [{"action": "push", "target": {"repository": "hello", "tag": "world"}}]}'</pre>
+    Still none from the registry? Its own log says why, and <code>check</code> explains it:
+    <pre tabindex="0">docker logs REGISTRY 2>&1 | python listener.py check --registry-log -</pre>
+  </section>
+  <section id="now" hidden><h2>Now <small></small></h2><div class="list"></div></section>
+  <section id="pulls" hidden><h2>Pulls <small></small></h2><div class="card"><table>
+    <thead><tr><th>Started<th>Image<th class="number">Size<th><th>Verdict<th>Client
+    <th class="number">Took</thead><tbody class="list"></table></div></section>
+  <section id="pushes" hidden><h2>Pushes <small></small></h2><div class="card"><table>
+    <thead><tr><th>Time<th>Image<th class="number">Size<th><th>Client</thead>
+    <tbody class="list"></table></div></section>
+</main>
+<script>
+"use strict";
+const $ = selector => document.querySelector(selector);
+const all = (selector, change) => document.querySelectorAll(selector).forEach(change);
+const MARKS = {complete: "✓", interrupted: "✕", failed: "!", unknown: "?", "up to date": "="};
+let data, etag = "", ahead = 0;  // ahead: ms that the listener's clock is ahead of the browser's
 
-    What it is handed waits in a list, so that a stopped terminal or a full pipe holds nobody up;
-    what the list has no room for is dropped and counted.
+// Names are whatever a client sent: text, never HTML, and what would reverse text is escaped.
+const plain = text => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu,
+  c => "\\u" + c.codePointAt(0).toString(16).padStart(4, "0"));
+function make(name, kind, ...inside) {
+  const made = document.createElement(name);
+  made.className = kind;
+  made.append(...inside.map(part => part instanceof Node ? part : plain(String(part))));
+  return made;
+}
+function segment(share, kind, done = 0) {
+  const made = make("i", kind, make("i", ""));
+  made.style.flex = share + " 1 0";
+  made.firstChild.style.width = 100 * done + "%";
+  return made;
+}
+const bytes = (n, [unit, ...larger] = ["B", "kB", "MB", "GB", "TB"]) => n == null ? "?"
+  : n >= 999.95 && larger.length ? bytes(n / 1000, larger) : +n.toFixed(1) + " " + unit;
+function clock(stamp) {
+  const at = new Date(stamp), today = at.toDateString() == new Date().toDateString();
+  return isNaN(at) ? "" : at.toLocaleString("sv").slice(today ? 11 : 5);
+}
+function span(from, to) {
+  const s = Math.max(0, (to - Date.parse(from)) / 1000) || 0;
+  return s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min`
+    : s < 129600 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} days`;
+}
+// How long ago that is; `poll` keeps it up to date.
+const since = stamp => Object.assign(make("time", ""), {dateTime: stamp});
+const who = p => [p.user, p.client && (p.user ? "from " : "") + p.client,
+  p.agent && `(${p.agent.split(/[ +]/)[0]})`].filter(Boolean).join(" ");
+const brief = image => image.replace(/(@sha256:[0-9a-f]{12})[0-9a-f]+/, "$1");
+
+function card(pull) {
+  const total = pull.blobs.reduce((sum, blob) => sum + (blob.sent || 0), 0);
+  const count = (state, text) => [pull.blobs.filter(blob => blob.state == state).length, text];
+  const words = [count("whole", `of ${pull.blobs.length} parts sent`), count("open", "being sent"),
+    count("refused", "refused"), count("cut", "cut: interrupted, unless it goes on within 30 s")];
+  return make("div", "card",
+    make("div", "row", make("span", "image", brief(pull.image)), make("span", "soft", who(pull))),
+    make("div", "bar", ...pull.blobs.map(({state, sent, size}) => segment(
+      Math.max(size, (pull.size || 1) / 60), state || "", state == "cut" ? sent / size : 0))),
+    make("div", "row soft", make("span", "", `${bytes(total)} of ${bytes(pull.size)}`),
+      make("span", "", words.filter(([n]) => n).map(word => word.join(" ")).join(", ")),
+      since(pull.started)));
+}
+function pullRow(pull) {
+  const {verdict, sent, size} = pull, kind = verdict.split(" ")[0];
+  const cut = kind == "interrupted" || kind == "failed";
+  const share = kind == "complete" ? 1 : cut && size ? Math.min(.99, (sent || 0) / size) : 0;
+  const bar = make("div", "bar", segment(share, kind), segment(1 - share, ""));
+  const amount = cut ? `${bytes(sent)} of ${bytes(size)}` : kind == "up" ? "" : bytes(size);
+  return make("tr", "", make("td", "soft", clock(pull.started)),
+    make("td", "image", brief(pull.image)), make("td", "number", amount),
+    make("td", "", ...share || cut ? [bar] : []),
+    make("td", kind, [MARKS[verdict], verdict, pull.error].filter(Boolean).join(" ")),
+    make("td", "soft who", who(pull)),
+    make("td", "soft number", span(pull.started, Date.parse(pull.ended))));
+}
+const layers = n => n == 1 ? "1 layer" : n + " layers";
+const pushRow = push => make("tr", "", make("td", "soft", clock(push.time)),
+  make("td", "image", brief(push.image)), make("td", "number", bytes(push.size)),
+  make("td", "soft", push.layers == null ? "" : "in " + layers(push.layers)),
+  make("td", "soft who", who(push)));
+function tell(id, kind, ...words) {
+  $(id).className = "dot " + kind;
+  $(id).replaceChildren(...words);
+}
+function fill(id, list, row, note) {
+  const words = $("#find").value.toLowerCase().split(/\s+/), text = p =>
+    [p.image, p.user, p.client, p.agent, p.verdict, p.error].join(" ").toLowerCase();
+  const found = list.filter(p => words.every(word => text(p).includes(word)));
+  $(id).hidden = !list.length;
+  $(id + " .list").replaceChildren(...found.map(row));
+  $(id + " small").textContent = found.length < list.length ? `${found.length} found` : note;
+}
+function show() {
+  fill("#now", data.running, card, `${data.running_count} running`);
+  fill("#pulls", data.pulls, pullRow, `the last ${data.pulls.length}`);
+  fill("#pushes", data.pushes, pushRow, "");
+  $("#find").hidden = !data.last_event;
+  $("#empty").hidden = data.last_event;
+  all(".token", part => part.hidden = !data.token);
+  tell("#state", "good", ...data.last_event ? ["last event ", since(data.last_event), " ago"]
+    : ["listening"]);
+  tell("#lines", data.last_line ? "good" : "", ...data.last_line ? ["registry's log ",
+    since(data.last_line), " ago"] : ["no line of the registry's log"]);
+  $("#notices").replaceChildren(...data.notices.map(text => make("p", "card dot bad", text)));
+  document.title = (data.running.length ? `(${data.running_count}) ` : "") + "Registry listener";
+}
+async function poll() {
+  try {
+    const answer = await fetch(location.origin + "/pulls", {cache: "no-store",
+      headers: etag ? {"If-None-Match": etag} : {}, signal: AbortSignal.timeout(20000)});
+    if (answer.status == 200) data = await answer.json();
+    else if (answer.status != 304) throw new Error(answer.status);
+    etag = answer.headers.get("ETag");
+    ahead = Date.parse(answer.headers.get("Date")) - Date.now();
+    if (answer.status == 200) show();
+  } catch (error) {
+    etag = "";  // what comes next is shown anew, and the state with it
+    tell("#state", "bad", "the listener does not answer");
+  }
+  all("time", part => part.textContent = span(part.dateTime, Date.now() + ahead));
+  setTimeout(watch, 1000);
+}
+const watch = () => document.hidden ? setTimeout(watch, 1000) : poll();
+all(".url", part => part.textContent = location.origin + "/log");
+$("#find").oninput = show;
+watch();
+</script>"""
+
+EVENT_ACTIONS = "pull", "push", "mount", "delete", "other"
+VERDICTS = "complete", "up to date", "interrupted", "failed", "unknown"
+STATUSES = 200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503
+MAX_ENDED, MAX_PUSHES, MAX_REFUSALS = 100, 50, 10  # on the page
+MAX_SHOWN_BLOBS = 128  # of a pull; docker makes no image of more layers
+MAX_SHOWN_TEXT = 400  # characters of a name; no registry takes a longer one
+REFUSAL_SECONDS = 3600  # for which a refusal is on the page
+
+
+def page_headers() -> Dict[str, str]:
+    """The headers that go with PAGE: it loads nothing, and runs only what stands in it."""
+    hashes = [base64.b64encode(hashlib.sha256(
+        PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0].encode()).digest()).decode()
+        for tag in ("style", "script")]
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"),
+        "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache"}
+
+
+def page(path: str) -> Answer:
+    """The page, and for any PATH but its own what there is instead."""
+    if path == "/":
+        return Answer(200, PAGE.encode(), "text/html", page_headers())
+    return Answer(404, b"nothing is here: POST notifications, or GET /, /pulls, /metrics or "
+                  b"/healthz\n", "text/plain", {})
+
+
+def rfc3339(at: float) -> Optional[str]:
+    """A time in seconds since 1970 as text; None for 0, which stands for never."""
+    if not at:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def push_object(event: dict) -> Optional[Dict[str, Any]]:
+    """The push of an image for programs; None if EVENT is something else."""
+    target, request = child(event, "target"), child(event, "request")
+    if event.get("action") != "push" or is_blob(target):
+        return None
+    repository, tag = text_of(target, "repository"), text_of(target, "tag")
+    blobs = {digest: size for digest, size, _ in event_references(target)}
+    image = bool(blobs) and text_of(target, "mediaType") not in INDEX_TYPES
+    return {
+        "time": text_of(event, "timestamp"), "registry": text_of(request, "host"),
+        "image": f"{repository}:{tag}" if tag else f"{repository}@{text_of(target, 'digest')}",
+        "size": sum(blobs.values()) if image else None,
+        "layers": len(blobs) - 1 if image else None,
+        "client": host(text_of(request, "addr")),
+        "user": text_of(child(event, "actor"), "name") or None,
+        "agent": text_of(request, "useragent")}
+
+
+def running_object(pull: Pull, now: float) -> Dict[str, Any]:
+    """A running pull for programs: as `pull_object`, and what has become of each blob."""
+    asked, sizes = pull.asked_blobs(now), pull.blobs or {}
+    blobs = [asked.get(digest) or Blob("", 0, sizes[digest]) for digest in {**sizes, **asked}]
+    return {**pull_object(pull, now, "running"),
+            "blobs": [{"state": blob.state or None, "sent": blob.sent, "size": blob.size}
+                      for blob in blobs[:MAX_SHOWN_BLOBS]]}
+
+
+def _shown(found: Dict[str, Any]) -> str:
+    """An object as JSON in ASCII, each text in it cut to what the page has room for."""
+    return json.dumps({name: value[:MAX_SHOWN_TEXT] if isinstance(value, str) else value
+                       for name, value in found.items()})
+
+
+def _array(texts: Iterable[str], limit: int) -> str:
+    """A JSON array of the first of some JSON TEXTS: as many as LIMIT bytes hold."""
+    taken = []
+    for text in texts:
+        limit -= len(text) + 1
+        if limit < 0:
+            break
+        taken.append(text)
+    return "[" + ",".join(taken) + "]"
+
+
+class Board:
+    """What the page shows: the newest pulls, pushes and refusals, bounded in number and bytes."""
+
+    def __init__(self) -> None:
+        self.running: Dict[Pull, None] = {}  # in the order of their start
+        # Rows of start, verdict, pull and JSON text, which stays when the Tracker has forgotten it.
+        self._ended: collections.deque = collections.deque(maxlen=MAX_ENDED)
+        self._pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)  # JSON texts
+        self._refusals: Dict[Tuple[int, str, str], Tuple[float, int]] = {}  # last time, how often
+
+    def change(self, change: Change, now: float) -> None:
+        """Take in what the Tracker tells NOW."""
+        what, pull = change
+        if what in ("started", "resumed"):
+            self.running[pull] = None
+        else:
+            self.running.pop(pull, None)
+        row = next((row for row in self._ended if row[2] is pull), None)
+        if row and what == "forgotten":
+            row[2:] = None, _shown(pull_object(pull, now, row[1]))
+        elif row:
+            self._ended.remove(row)
+        if what == "ended":
+            self._ended.append([pull.started, pull_object(pull, now)["verdict"], pull, ""])
+
+    def push(self, event: dict) -> None:
+        """Take in an EVENT, which need not be a push."""
+        found = push_object(event)
+        if found:
+            self._pushes.append(_shown(found))
+
+    def refuse(self, status: int, client: str, why: str, now: float) -> None:
+        key = status, client, why[:MAX_SHOWN_TEXT]
+        _, times = self._refusals.pop(key, (now, 0))
+        self._refusals[key] = now, times + 1
+        if len(self._refusals) > MAX_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+
+    def _notices(self, now: float) -> Iterator[str]:
+        for (status, client, why), (at, times) in reversed(self._refusals.items()):
+            if now - at < REFUSAL_SECONDS:
+                yield (f"{clock(at, now)} {client} was refused"
+                       + (f" with {status}" if status else "") + f": {why}"
+                       + (f" ({times} times)" if times > 1 else ""))
+
+    def data(self, now: float, facts: Dict[str, Any], notices: List[str]) -> bytes:
+        """The JSON of GET /pulls: FACTS about the listener, and what people should know.
+
+        Its other members: `running`, the newest of `running_count` pulls, as `pulls --json` has
+        them, with an array `blobs`: config and layers in their order, each with `state` (whole,
+        open, cut, refused, unknown; null: not asked for), `sent` and `size` in bytes; `pulls`, the
+        last that ended; `pushes`; and `notices`, an array of sentences. All newest first.
+        """
+        notices = notices + list(self._notices(now))
+        head = json.dumps({**facts, "notices": [text[:MAX_TEXT] for text in notices[:20]],
+                           "running_count": len(self.running)})
+        ended = (text or _shown(pull_object(pull, now, verdict)) for _, verdict, pull, text
+                 in sorted(self._ended, key=operator.itemgetter(0), reverse=True))
+        running = (_shown(running_object(pull, now)) for pull in reversed(self.running))
+        return (f'{head[:-1]}, "running": {_array(running, 60_000)}, '
+                f'"pulls": {_array(ended, 90_000)}, '
+                f'"pushes": {_array(reversed(self._pushes), 20_000)}}}\n').encode()
+
+
+class Histogram:
+    """How many durations were at most so many seconds long."""
+
+    def __init__(self, *bounds: float) -> None:
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def add(self, duration: float) -> None:
+        self._counts[bisect.bisect_left(self._bounds, duration)] += 1
+        self._sum += duration
+
+    def samples(self) -> List[Tuple[str, float]]:
+        sums = list(itertools.accumulate(self._counts))
+        return [*((f'_bucket{{le="{bound}"}}', number)
+                  for bound, number in zip((*self._bounds, "+Inf"), sums)),
+                ("_sum", self._sum), ("_count", sums[-1])]
+
+
+class Metrics:
+    """What has been counted since the start, for GET /metrics.
+
+    Each member of FAMILIES is written by one thread, and read by any. Times are in seconds since
+    1970, and 0 stands for never. No label has a value that a client chooses.
     """
 
-    MAX_WAITING = 100_000  # lines, facts, and what manifests refer to
+    FAMILIES = (  # name{label}, type, what it is
+        ("build_info{python}", "gauge", "Always 1; what runs."),
+        ("events_total{action}", "counter", "Events that were written to the log."),
+        ("duplicate_events_total", "counter",
+         "Events that came again: they were answered, but not written."),
+        ("http_requests_total{code}", "counter", "Requests that were answered, by status."),
+        ("commit_duration_seconds", "histogram", "Time that a write with its fsync took."),
+        ("write_failing", "gauge",
+         "1 while the log cannot be written, and registries are told to send again."),
+        ("last_event_timestamp_seconds", "gauge", "When the last new event came."),
+        ("last_registry_log_line_timestamp_seconds", "gauge",
+         "When the last line of the registry's log came."),
+        ("registry_cannot_send", "gauge",
+         "1 while the registry's log says that it cannot send its events."),
+        ("pulls_started_total", "counter", "Pulls that began."),
+        ("pulls_ended_total{verdict}", "counter",
+         "Pulls that ended, by verdict; one that goes on after all ends again."),
+        ("pulls_resumed_total", "counter",
+         "Pulls that went on after they were said to have ended."),
+        ("pulls_running", "gauge", "Pulls that run now."),
+        ("pull_duration_seconds", "histogram", "Time that complete pulls took."),
+        ("sent_bytes_total", "counter",
+         "Bytes of config and layers that the registry sent, by its log."),
+        ("dropped_messages_total", "counter",
+         "Events and log lines that came too fast to be followed, and lines too fast to be shown."))
 
-    def __init__(self, tracker: Tracker, quiet: bool, verbose: bool) -> None:
-        self._tracker, self._quiet, self._verbose = tracker, quiet, verbose
-        self._lock, self._news = threading.Lock(), threading.Event()
-        self._waiting: List[Tuple[Callable, Tuple]] = []
-        self._weight = self._dropped = 0
-        self._stopping = False
-        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        # The wall clock may be set; this one cannot, and agrees with it at the start.
-        self._wall = time.time() - time.monotonic()
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.write_error: Optional[OSError] = None
+        self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
+        self.events_total = dict.fromkeys(EVENT_ACTIONS, 0)
+        self.duplicate_events_total = self.write_failing = 0
+        self.http_requests_total = dict.fromkeys(STATUSES, 0)
+        self.commit_duration_seconds = Histogram(
+            .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
+        self.last_event_timestamp_seconds = self.last_registry_log_line_timestamp_seconds = 0.0
+        self.registry_cannot_send = 0
+        self.pulls_started_total = self.pulls_resumed_total = self.pulls_running = 0
+        self.pulls_ended_total = dict.fromkeys(VERDICTS, 0)
+        self.pull_duration_seconds = Histogram(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+        self.sent_bytes_total = 0
+        self.inboxes: List[Inbox] = []
+
+    @property
+    def dropped_messages_total(self) -> int:
+        return sum(inbox.dropped for inbox in self.inboxes)
+
+    def events(self, events: List[dict], now: float) -> None:
+        """EVENTS, which are new, were written."""
+        for event in events:
+            action = event.get("action")
+            self.events_total[action if action in EVENT_ACTIONS else "other"] += 1
+            self.last_event_timestamp_seconds = now
+
+    def fact(self, fact: Fact) -> None:
+        if not fact.event and fact.written and fact.status in (200, 206):
+            self.sent_bytes_total += fact.written
+
+    def change(self, change: Change, now: float) -> None:
+        """Take in what the Tracker tells NOW."""
+        if change.what == "started":
+            self.pulls_started_total += 1
+        elif change.what == "resumed":
+            self.pulls_resumed_total += 1
+        elif change.what == "ended":
+            found = pull_object(change.pull, now)
+            self.pulls_ended_total[found["verdict"]] += 1
+            if found["verdict"] == "complete":
+                self.pull_duration_seconds.add(
+                    max(0, seconds(found["ended"]) - seconds(found["started"])))
+
+    def text(self) -> str:
+        """All of it in Prometheus' text format, version 0.0.4.
+
+        https://prometheus.io/docs/instrumenting/exposition_formats/
+        """
+        lines = []
+        for title, kind, about in self.FAMILIES:
+            member, _, label = title[:-1].partition("{") if "{" in title else (title, "", "")
+            name, value = f"registry_listener_{member}", getattr(self, member)
+            if isinstance(value, dict):
+                samples = [(f'{{{label}="{key}"}}', number) for key, number in value.items()]
+            else:
+                samples = value.samples() if isinstance(value, Histogram) else [("", value)]
+            lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}",
+                      *(f"{name}{suffix} {number}" for suffix, number in samples)]
+        return "\n".join(lines) + "\n"
+
+    def answer(self, answered: Dict[int, int]) -> Answer:
+        """ANSWERED: how many requests were, by status."""
+        self.http_requests_total.update(answered)
+        return Answer(200, (self.text() + process_metrics(self.started)).encode(),
+                      "text/plain; version=0.0.4", {})
+
+
+def process_metrics(started: float) -> str:
+    """What Prometheus' own clients tell of a process, as far as this system gives it."""
+    found = [("cpu_seconds_total", "counter", "CPU time.", time.process_time()),
+             ("start_time_seconds", "gauge", "When it started.", started),
+             ("max_fds", "gauge", "How many files it may have open.",
+              resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
+        pages = [int(number) * resource.getpagesize() for number in file.read().split()]
+        found += [("virtual_memory_bytes", "gauge", "Virtual memory.", pages[0]),
+                  ("resident_memory_bytes", "gauge", "Resident memory.", pages[1]),
+                  ("open_fds", "gauge", "Files that are open.", len(os.listdir("/proc/self/fd")))]
+    return "".join(f"# HELP process_{name} {about}\n# TYPE process_{name} {kind}\n"
+                   f"process_{name} {value}\n" for name, kind, about, value in found)
+
+
+# ------------------------------------------------------------------------------------------ console
+
+class Terminal:
+    """Writes lines to stdout or stderr, in a thread of its own: only that waits for who reads."""
+
+    MAX_WAITING = 1 << 20  # bytes
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self.inbox = file, Inbox(self.MAX_WAITING)
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
         self._thread.start()
 
-    def events(self, events: List[dict]) -> None:
-        """Show EVENTS, which are in the log, and follow the pulls in them."""
-        for event in () if self._quiet else events:
-            if self._verbose or event.get("action") != "pull":
-                self._put(self._say, event_line(event), text_of(event, "action"))
-            fact = event_fact(event)
-            if fact:
-                self._put(self._follow, fact, weight=1 + len(fact.references))
+    def write(self, line: str) -> None:
+        self.inbox.put(line, sys.getsizeof(line))
 
-    def lines(self, lines: List[str]) -> None:
-        """Follow the pulls in LINES of the registry's log."""
-        for line in () if self._quiet else lines:
-            with contextlib.suppress(ValueError):
-                fact = line_fact(line)
-                if fact:
-                    self._put(self._follow, fact)
-
-    def warn(self, message: str) -> None:
-        """Tell MESSAGE to the person at the terminal, on stderr."""
-        line = "listener: " + plain(message[:MAX_TEXT])
-        if self._thread.is_alive():
-            self._put(self._print, line, sys.stderr)
-        else:
-            self._print(line, sys.stderr)
-
-    def _put(self, show: Callable, *what: Any, weight: int = 1) -> None:
-        with self._lock:
-            if self._weight + weight > self.MAX_WAITING:
-                self._dropped += 1
-                return
-            self._weight += weight
-            self._waiting.append((show, what))
-        if not self._news.is_set():
-            self._news.set()
-
-    def stop(self, seconds: float) -> bool:
-        """Show what waits, for up to SECONDS; whether all was shown."""
-        self._stopping = True
-        self._news.set()
-        self._thread.join(seconds)
+    def stop(self, timeout: float) -> bool:
+        """Write what waits, for up to TIMEOUT seconds; whether all of it was."""
+        self.inbox.put(None, 0)
+        self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            self._news.wait(1)
-            stopping = self._stopping
-            if not stopping:
-                time.sleep(.05)  # to wake once for much, rather than for each
-            self._news.clear()
-            with self._lock:
-                waiting, self._waiting, self._weight = self._waiting, [], 0
-                dropped, self._dropped = self._dropped, 0
-            for show, what in waiting + [(self._tell, ([],))]:
-                try:
-                    self._tell(self._tracker.tick(time.monotonic() + self._wall))
-                    show(*what)
-                except Exception as error:  # the telling may fail, the keeping goes on
-                    self._print(f"listener: cannot show what came: {error!r}", sys.stderr)
+        while True:
+            lines, dropped = self.inbox.take()
+            for line in lines:
+                if line is None:
+                    return
+                self._write(line)
             if dropped:
-                self._print(f"listener: {count(dropped, 'message')} came too fast to show or "
-                            "follow; the files have them", sys.stderr)
+                now = time.time()
+                self._write(f"{clock(now, now)} {count(dropped, 'line')} came too fast to be shown")
 
-    def _follow(self, fact: Fact) -> None:
-        self._tell(self._tracker.feed(fact))
+    def _write(self, line: str) -> None:
+        # Past Python's buffers, which would keep what a full or broken stdout does not take, and
+        # fail with it once more at exit.
+        data = (line + "\n").encode(self._file.encoding, "backslashreplace")
+        while data:
+            try:
+                data = data[os.write(self._file.fileno(), data):]
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    return  # nobody reads any more: the log goes on
+                time.sleep(.2)  # a file on a disk that is full, and may have room again
+
+
+class Console:
+    """The one thread that owns the live Tracker: it follows the pulls, says and shows them.
+
+    Whoever hands it something never waits: it is done in this thread, in the order in which it
+    came.
+    """
+
+    MAX_WAITING = 16 << 20  # bytes
+    MAX_REFUSALS = 3  # that are said per second, client and status
+    MAX_REFUSED = 10  # clients whose refusals are said in a second
+
+    def __init__(self, options: argparse.Namespace, metrics: Metrics) -> None:
+        self._options, self._metrics = options, metrics
+        self._tracker, self._board = Tracker(), Board()
+        self._inbox = Inbox(self.MAX_WAITING)
+        self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
+        metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
+        self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)  # when it was made
+        self._asked = False  # for a newer one
+        self._refusals: collections.Counter = collections.Counter()  # of this second
+        self._unsaid: collections.Counter = collections.Counter()  # of them
+        self._next_second = 0.0
+        self._last_error = ""  # that was said
+        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        # The wall clock may be set; this one cannot, and agrees with it at the start.
+        self._wall_offset = time.time() - time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self, recall: Callable[[Tracker, Board], None], wake: Callable[[], None]) -> None:
+        """RECALL tells Tracker and Board at first what was before; WAKE is called when `answer` has
+        one."""
+        self._recall, self._wake = recall, wake
+        self._thread.start()
+
+    # -- for other threads
+
+    def events(self, lines: Iterable[bytes]) -> None:
+        """Follow and show events: LINES of the log."""
+        for line in lines:
+            self._inbox.put((self._take_event, line), sys.getsizeof(line))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Follow LINES of the registry's log."""
+        for line in lines:
+            self._inbox.put((self._take_line, line), sys.getsizeof(line))
+
+    def refused(self, status: int, client: str, why: str) -> None:
+        """A request of CLIENT was refused with STATUS; 0: without an answer."""
+        self._inbox.put((self._take_refusal, (status, client, why)), 500 + len(why))
+
+    def say(self, line: str) -> None:
+        self._out.write(f"{self._clock()} {line}")
+
+    def warn(self, message: str) -> None:
+        """Tell MESSAGE to the person at the terminal, on stderr."""
+        self._err.write(f"{self._clock()} {plain(message[:MAX_TEXT])}")
+
+    def answer(self, since: float, known: str) -> Optional[Answer]:
+        """The data of the page, as of SINCE (time.monotonic()) or later; None: it is being made.
+
+        KNOWN is the ETag of what the client has already.
+        """
+        made, answer = self._snapshot
+        if made < since:
+            if not self._asked:
+                self._asked = True
+                self._inbox.put((self._make_snapshot, None), 0)
+            return None
+        if answer.headers["ETag"] in known:
+            return answer._replace(status=304, body=b"")
+        return answer
+
+    def stop(self, timeout: float) -> bool:
+        """Show what waits, for up to TIMEOUT seconds; whether all was shown."""
+        if self._thread.is_alive():
+            self._inbox.put((None, None), 0)
+            self._thread.join(timeout)
+        shown = [terminal.stop(timeout) for terminal in (self._out, self._err)]
+        return all(shown) and not self._thread.is_alive()
+
+    # -- in its own
+
+    def _now(self) -> float:
+        return time.monotonic() + self._wall_offset
+
+    def _clock(self) -> str:
+        now = self._now()
+        return clock(now, now)
+
+    def _run(self) -> None:
+        self._guard(lambda _: self._recall(self._tracker, self._board), None)
+        while True:
+            work, dropped = self._inbox.take(1)
+            for take, what in work:
+                if take is None:
+                    return self._sum_up_refusals()
+                self._guard(take, what)
+            self._guard(self._tick, None)
+            if dropped:
+                self.warn(f"{count(dropped, 'message')} came too fast to be followed; the files "
+                          "have them")
+            if not self._inbox:
+                time.sleep(.05)  # to wake once for much, rather than for each
+
+    def _guard(self, take: Callable[[Any], None], what: Any) -> None:
+        try:
+            take(what)
+        except Exception as error:  # errors in display must not stop the log
+            if repr(error) != self._last_error:
+                self.warn(f"internal error, something is not shown: {error!r}")
+            self._last_error = repr(error)
+
+    def _tick(self, _: Any) -> None:
+        now = self._now()
+        self._tell(self._tracker.tick(now))
+        if now >= self._next_second:
+            self._next_second = now + 1
+            self._sum_up_refusals()
+        self._metrics.pulls_running = len(self._board.running)
+
+    def _take_event(self, line: bytes) -> None:
+        event = _decode(line.decode())
+        self._board.push(event)
+        action = text_of(event, "action")
+        if self._options.verbose or action != "pull":
+            self._say(event_line(event, self._now()), action)
+        self._follow(event_fact(event))
+
+    def _take_line(self, line: str) -> None:
+        with contextlib.suppress(ValueError):
+            self._follow(line_fact(line))
+
+    def _follow(self, fact: Optional[Fact]) -> None:
+        if fact:
+            self._metrics.fact(fact)
+            self._tell(self._tracker.tick(self._now()) + self._tracker.feed(fact))
 
     def _tell(self, changes: List[Change]) -> None:
+        now = self._tracker.now
         for change in changes:
+            self._board.change(change, now)
+            self._metrics.change(change, now)
             if change.what == "forgotten":
                 continue
-            self._say(pull_line(change, self._tracker.now),
-                      change.pull.said if change.what == "ended" else "")
-            if self._verbose and change.what == "ended":
-                for line in cut_layers(change.pull, self._tracker.now):
+            verdict = change.pull.said if change.what == "ended" else ""
+            self._say(pull_line(change, now), verdict)
+            if verdict:
+                for line in cut_layers(change.pull, now) if self._options.verbose else ():
                     self._say(line, "interrupted")
+                with contextlib.suppress(OSError):  # so that a restart does not say it again
+                    os.utime(self._options.log, (now, now))
 
     def _say(self, line: str, kind: str) -> None:
+        if self._options.quiet:
+            return
         if self._colour and kind in COLOURS:
             line = f"\033[{COLOURS[kind]}m{line}\033[0m"
-        self._print(line, sys.stdout)
+        self._out.write(line)
 
-    @staticmethod
-    def _print(line: str, file: TextIO) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more: the log goes on
-            print(line, file=file, flush=True)
+    def _take_refusal(self, refusal: Tuple[int, str, str]) -> None:
+        status, client, why = refusal
+        self._board.refuse(status, client, why, self._now())
+        key = client + (f" was refused with {status}" if status else " was refused")
+        self._refusals[key] += 1
+        if self._refusals[key] <= self.MAX_REFUSALS and len(self._refusals) <= self.MAX_REFUSED:
+            self.warn(f"{key}: {why}")
+        else:
+            self._unsaid[key] += 1
+
+    def _sum_up_refusals(self) -> None:
+        """Say how many were not said."""
+        for key, number in self._unsaid.most_common(self.MAX_REFUSED):
+            self.warn(f"{key}: and {number} more")
+            del self._unsaid[key]
+        if self._unsaid:
+            self.warn(f"others were refused: {sum(self._unsaid.values())} more")
+        self._refusals.clear()
+        self._unsaid.clear()
+
+    def _make_snapshot(self, _: Any) -> None:
+        self._asked, made = False, time.monotonic()
+        metrics = self._metrics
+        body = self._board.data(self._now(), {
+            "since": rfc3339(metrics.started), "events": sum(metrics.events_total.values()),
+            "last_event": rfc3339(metrics.last_event_timestamp_seconds),
+            "last_line": rfc3339(metrics.last_registry_log_line_timestamp_seconds),
+            "token": self._options.token_file is not None}, self._notices())
+        etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        self._snapshot = made, Answer(200, body, "application/json", {
+            "ETag": etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"})
+        self._wake()
+
+    def _notices(self) -> List[str]:
+        """What is wrong now: a sentence each, for the page."""
+        metrics, notices = self._metrics, []
+        if metrics.write_error:
+            notices.append(f"{metrics.write_error}. Registries are told to send again until it can "
+                           "be written.")
+        if metrics.last_event_timestamp_seconds and (
+                not metrics.last_registry_log_line_timestamp_seconds):
+            notices.append(
+                "No line of the registry's log arrives, so pulls end as unknown: "
+                + ("start the listener with --syslog-port" if self._options.syslog_port is None
+                   else "let the registry's logging driver send it to the listener's --syslog-port")
+                + ".")
+        return notices
 
 
 # ----------------------------------------------------------------------------------- read the files
@@ -2123,13 +2901,42 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> I
         raise Problem(problem)
 
 
-def follow_again(tracker: Tracker, log: str) -> None:
-    """Let TRACKER know of the pulls that were under way when a listener stopped."""
+def written_until(path: str) -> Tuple[int, float]:
+    """The bytes of a file, and when it was last written (since 1970); 0 if it is missing."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_size, found.st_mtime
+    return 0, 0.0
+
+
+def recall(log: str, log_size: int, registry_log_size: int, said_until: float, tracker: Tracker,
+           board: Board) -> None:
+    """Let TRACKER and BOARD know of the pulls and pushes in the first so many bytes of the files.
+
+    What came to pass until SAID_UNTIL, in seconds since 1970, was said by an earlier start.
+    """
     counts: collections.Counter = collections.Counter()
-    events = facts(tail(log, REPLAYED_BYTES), logged_event, counts)
-    lines = facts(tail(registry_log_beside(log), REPLAYED_BYTES), logged_line, counts)
-    for _ in replay(tracker, events, lines):
-        pass  # it was said when it happened
+    pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)
+
+    def with_pushes(lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            if b'"action":"push"' in line and b"/manifests/" in line:
+                pushes.append(line)
+            yield line
+
+    events = facts(with_pushes(tail(log, REPLAYED_BYTES, log_size)), logged_event, counts)
+    lines = facts(tail(registry_log_beside(log), REPLAYED_BYTES, registry_log_size), logged_line,
+                  counts)
+    for changes in replay(tracker, events, lines):
+        for change in changes:
+            board.change(change, tracker.now)
+    last = max(tracker.now, said_until)
+    # A tick in the same second as the one before does nothing: so one at another time first.
+    for change in tracker.tick(0) + tracker.tick(last):
+        board.change(change, last)
+    for line in pushes:
+        with contextlib.suppress(ValueError, RecursionError):
+            board.push(_decode(line.decode()))
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -2153,42 +2960,6 @@ def bind_syslog(name: str, port: int) -> socket.socket:
         raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}; stop what "
                       "listens there, or choose another --syslog-port") from None
     return datagrams
-
-
-def listen_on_syslog(datagrams: socket.socket, file: LogFile, console: Console) -> None:
-    """Keep what comes to DATAGRAMS; two threads, as one that writes would miss datagrams."""
-    waiting: queue.Queue = queue.Queue(maxsize=100_000)
-
-    def receive() -> None:
-        full = False
-        while True:
-            data, _, flags, _ = datagrams.recvmsg(MAX_DATAGRAM)
-            try:
-                waiting.put_nowait(read_syslog(data, bool(flags & socket.MSG_TRUNC)))
-                full = False
-            except queue.Full:
-                if not full:
-                    console.warn("the registry's log comes too fast: lines of it are lost")
-                full = True
-
-    def keep() -> None:
-        failing = False
-        while True:
-            lines = [waiting.get()]
-            while len(lines) < 1000 and not waiting.empty():
-                lines.append(waiting.get())
-            try:
-                file.append("".join(line + "\n" for line in lines).encode("utf-8"), sync=False)
-                failing = False
-            except OSError as error:
-                if not failing:
-                    console.warn(f"cannot write {file.path}: {reason(error)}; lines of the "
-                                 "registry's log are lost until it can")
-                failing = True
-            console.lines(lines)
-
-    for target in (receive, keep):
-        threading.Thread(target=target, daemon=True).start()
 
 
 def read_token(path: Optional[str]) -> Optional[bytes]:
@@ -2224,29 +2995,54 @@ def serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
     token, tls = read_token(options.token_file), read_tls(options)
-    tracker = Tracker()
-    console = Console(tracker, options.quiet, options.verbose)
+    metrics = Metrics(time.time())
+    console = Console(options, metrics)
+    registry_log_path = registry_log_beside(options.log)
+    log_size, said_until = written_until(options.log)
+    registry_log_size, last_line = written_until(registry_log_path)
+    metrics.last_event_timestamp_seconds = said_until if log_size else 0.0
+    metrics.last_registry_log_line_timestamp_seconds = last_line if registry_log_size else 0.0
     log = open_log(EventLog, options.log, console.warn)
-    registry_log = datagrams = None
+    registry_log = None
     if options.syslog_port is not None:
-        registry_log = open_log(LogFile, registry_log_beside(options.log), console.warn)
+        registry_log = open_log(RegistryLog, registry_log_path, console.warn)
         datagrams = bind_syslog(options.host, options.syslog_port)
-    if not options.quiet:
-        follow_again(tracker, options.log)
 
     def commit() -> None:
-        console.events(log.commit())
+        began = time.monotonic()
+        try:
+            fresh = log.commit()
+            metrics.commit_duration_seconds.add(time.monotonic() - began)
+        finally:
+            metrics.write_error, metrics.write_failing = log.error, int(log.error is not None)
+            metrics.duplicate_events_total = log.duplicates
+        metrics.events([event for event, _ in fresh], time.time())
+        console.events([line for _, line in fresh])
 
-    def health() -> Tuple[int, dict]:
+    def keep_lines(lines: List[str]) -> None:
+        registry_log.append(lines)
+        metrics.last_registry_log_line_timestamp_seconds = time.time()
+        console.lines(lines)
+
+    def health() -> Answer:
+        status, found = 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
         if log.error:
-            return 503, {"status": "failing", "error": str(log.error)}
-        return 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
+            status, found = 503, {"status": "failing", "error": str(log.error)}
+        return Answer(status, json.dumps(found).encode() + b"\n", "application/json", {})
 
-    def report(status: int, client: str, why: str) -> None:
-        console.warn(f"{client} was refused{f' with {status}' if status else ''}: {why}")
+    def pages(request: Handler) -> Optional[Answer]:
+        path = request.path.partition("?")[0]
+        if path == "/healthz":
+            return health()
+        if path == "/pulls":
+            return console.answer(request.arrived, request.headers.get("If-None-Match", ""))
+        if path == "/metrics":
+            return metrics.answer(server.answered)
+        return page(path)
 
     try:
-        server = Server(options.host, options.port, log.add, commit, health, report, token, tls)
+        server = Server(options.host, options.port, log.add, commit, pages, console.refused, token,
+                        tls)
     except (OSError, TypeError, ValueError) as error:
         raise Problem(f"cannot listen on {address(options.host, options.port)}: "
                       f"{reason(error)}; stop what listens there, or choose another --host or "
@@ -2254,19 +3050,20 @@ def serve(options: argparse.Namespace) -> None:
 
     scheme = "https" if options.tls_cert else "http"
     also = ""
-    if datagrams:
+    if registry_log:
         also = (f", the registry's log on udp port {datagrams.getsockname()[1]} to "
                 f"{registry_log.path}")
-        listen_on_syslog(datagrams, registry_log, console)
-    print(f"listener: listening on {scheme}://"
-          f"{address(options.host, server.port)}, writing to {options.log}{also}",
-          flush=True)
+        syslog = Syslog(datagrams, keep_lines, console.warn)
+        metrics.inboxes.append(syslog.inbox)
+        syslog.start()
+    console.say(f"listening on {scheme}://{address(options.host, server.port)}, writing to "
+                f"{options.log}{also}")
     server.start()
-    console.start()
+    console.start(functools.partial(recall, options.log, log_size, registry_log_size, said_until),
+                  server.wake)
     while not select.select([wakeup], [], [], 1)[0]:
         if registry_log:
-            with contextlib.suppress(OSError):
-                registry_log.sync()
+            registry_log.sync()
     server.stop()
     log.close()
     if not console.stop(.5):

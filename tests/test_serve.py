@@ -13,13 +13,14 @@ import shutil
 import signal
 import socket
 import ssl
+import time
 
 import pytest
 from conftest import need
 from support import HERE
 from support.disk import Faulty
-from support.process import (Listener, drain, make_certificate, read_log, request, run, statuses,
-                             until)
+from support.process import (CLOCK, Listener, drain, make_certificate, read_log, request, run,
+                             statuses, until)
 from support.recordings import recorded, recorded_lines
 from support.traffic import envelope, event, sample
 
@@ -43,8 +44,8 @@ def shared(tmp_path_factory):
 
 
 def test_it_makes_the_folder_and_says_where_it_listens_and_writes(listener):
-    assert listener.out == (f"listener: listening on http://0.0.0.0:{listener.port}, "
-                            "writing to listener_log/log.log\n")
+    assert re.fullmatch(rf"{CLOCK} listening on http://0\.0\.0\.0:{listener.port}, "
+                        r"writing to listener_log/log\.log\n", listener.out)
     assert listener.log.read_bytes() == b""
     assert not listener.registry_log.exists()
 
@@ -222,10 +223,10 @@ def test_a_plain_encoding_may_be_named(shared):
 
 
 @pytest.mark.parametrize("method, path, status, allow", [
-    ("GET", "/", 404, None), ("GET", "/log", 404, None), ("HEAD", "/log", 404, None),
-    ("PUT", "/log", 405, "POST"), ("DELETE", "/log", 405, "POST"), ("PATCH", "/", 405, "POST"),
-    ("OPTIONS", "/log", 405, "POST"), ("TRACE", "/log", 405, "POST"),
-    ("BREW", "/log", 405, "POST"), ("post", "/log", 405, "POST"),
+    ("GET", "/x", 404, None), ("GET", "/log", 404, None), ("HEAD", "/log", 404, None),
+    ("PUT", "/log", 405, "POST"), ("DELETE", "/log", 405, "POST"),
+    ("PATCH", "/pulls", 405, "GET, HEAD, POST"), ("OPTIONS", "/log", 405, "POST"),
+    ("TRACE", "/log", 405, "POST"), ("BREW", "/log", 405, "POST"), ("post", "/log", 405, "POST"),
     ("PUT", "/healthz", 405, "GET, HEAD, POST")])
 def test_other_methods_and_paths(shared, method, path, status, allow):
     body = envelope(event()) if method not in ("GET", "HEAD") else None
@@ -447,12 +448,12 @@ def lines_of(listener, number):
     return until(lambda: len(listener.out.splitlines()) > number and listener.out.splitlines()[1:])
 
 
-@pytest.mark.parametrize("zone, time", [("UTC0", "06:30:21"), ("JST-9", "15:30:21")])
-def test_a_push_is_a_line_with_what_one_wants_to_know(tmp_path, zone, time):
+@pytest.mark.parametrize("zone, at", [("UTC0", "06:30:21"), ("JST-9", "15:30:21")])
+def test_a_push_is_a_line_with_what_one_wants_to_know(tmp_path, zone, at):
     with Listener(tmp_path, env={"TZ": zone}) as listener:
         listener.post(sample())
         assert lines_of(listener, 1) == [
-            f"{time} push  my/pushed:latest  3.0 MB in 2 layers  image dc787ee0e662  "
+            f"11-24 {at} push  my/pushed:latest  3.0 MB in 2 layers  image dc787ee0e662  "
             "by foo from 172.29.0.1 (docker/20.10.24)"]
 
 
@@ -460,12 +461,13 @@ def test_other_events_are_a_line_each(tmp_path):
     def target(**members):
         return {"target": {"repository": "a/b", "digest": "sha256:" + "0123456789abcdef" * 4,
                            **members}, "request": {}, "actor": {}}
-    stamp = "2026-11-24T06:30:21Z"
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with Listener(tmp_path, env={"TZ": "UTC0"}) as listener:
         for new in (
-                event(action="push", **target(url="http://r/v2/a/b/blobs/x", size=1234)),
-                event(action="mount", **target(url="http://r/v2/a/b/blobs/x", size=999,
-                                               fromRepository="c/d")),
+                event(action="push", timestamp=stamp,
+                      **target(url="http://r/v2/a/b/blobs/x", size=1234)),
+                event(action="mount", timestamp=stamp,
+                      **target(url="http://r/v2/a/b/blobs/x", size=999, fromRepository="c/d")),
                 event(action="delete", timestamp=stamp, **target(tag="v1")),
                 event(action="delete", timestamp=stamp, **target()),
                 event(action="levitate", timestamp="never", target=None, request=3, actor="x"),
@@ -478,7 +480,7 @@ def test_other_events_are_a_line_each(tmp_path):
         " delete  a/b:v1",
         " delete  a/b@0123456789ab",
         " levitate  @?"]
-    assert all(line[:8] in ("06:30:21", "--:--:--") for line in lines[:5])
+    assert [line[:8] for line in lines[:5]] == [stamp[11:19]] * 4 + ["--:--:--"]
 
 
 def test_a_pull_is_a_line_at_its_start_and_one_at_its_end(tmp_path):
@@ -488,9 +490,9 @@ def test_a_pull_is_a_line_at_its_start_and_one_at_its_end(tmp_path):
         for new in recorded("docker_complete-registry2"):
             listener.post(new)
         assert lines_of(listener, 2) == [
-            "06:28:55 pull  my/ubuntu:latest  started  11.0 MB in 4 layers  image ad98c2179f3d  "
-            "by foo from 172.25.0.1 (docker/20.10.24)",
-            "06:28:55 pull  my/ubuntu:latest  complete  11.0 MB after 0 s  "
+            "11-24 06:28:55 pull  my/ubuntu:latest  started  11.0 MB in 4 layers  "
+            "image ad98c2179f3d  by foo from 172.25.0.1 (docker/20.10.24)",
+            "11-24 06:28:55 pull  my/ubuntu:latest  complete  11.0 MB after 0 s  "
             "by foo from 172.25.0.1 (docker/20.10.24)"]
 
 
@@ -564,7 +566,7 @@ def test_a_console_that_is_gone_does_no_harm(tmp_path):
 def test_a_refusal_is_a_line_on_stderr(listener):
     listener.post(b"{}")
     said = until(lambda: listener.err)
-    assert re.fullmatch(r"listener: 127\.0\.0\.1 was refused with 400: [^\n]+\n", said)
+    assert re.fullmatch(rf"{CLOCK} 127\.0\.0\.1 was refused with 400: [^\n]+\n", said)
 
 
 # ------------------------------------------------------------------------------------------ the end

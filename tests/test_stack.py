@@ -23,6 +23,7 @@ import pytest
 
 from conftest import need
 from support import process
+from support.browser import CHROMIUM, Browser
 from support.process import command as run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -506,6 +507,37 @@ def test_pull_that_the_user_interrupts(stack, image, slow_link):
     assert told["image_id"] == config and 0 < told["sent"] < told["size"]
     row = stack.make("-s", "pulls").splitlines()[-1]
     assert f"{share.group(1)} %  interrupted" in row and shown in row
+
+
+@pytest.mark.docker
+def test_the_page_shows_a_pull_while_it_runs_and_how_it_ended(stack, image, slow_link, tmp_path):
+    """As people see it in a browser, and as programs read it."""
+    name = image(15_000_000)
+    shown = name.partition("/")[2]
+    stack.docker("foo", "push", name)
+    stack.blobs_pushed(name)
+    run("docker", "rmi", name)
+    need("" if CHROMIUM else "there is none in PATH", "Chromium")
+    with Browser(tmp_path / "browser") as browser:
+        tab = browser.open("http://127.0.0.1:8086/")
+        tab.until(lambda text: "last event" in text)
+        pull = subprocess.Popen(["docker", "pull", name], env=stack.client("bar"),
+                                stdout=subprocess.DEVNULL)
+        try:
+            tab.until(lambda text: "1 running" in text and "1 being sent" in text)
+            assert shown in tab.text("#now") and "bar from" in tab.text("#now")
+            with urllib.request.urlopen("http://127.0.0.1:8086/pulls", timeout=20) as answer:
+                running, = json.load(answer)["running"]
+            assert running["image"] == shown
+            assert [blob["state"] for blob in running["blobs"]] == ["whole", "open"]
+            assert pull.wait(timeout=60) == 0
+        finally:
+            pull.kill()
+            pull.wait()
+        tab.until(lambda text: "1 running" not in text)
+        row = tab.evaluate("document.querySelector('#pulls tbody tr').innerText")
+        assert shown in row and "complete" in row and "bar from" in row
+        assert tab.complaints == []
 
 
 @pytest.mark.docker

@@ -67,7 +67,7 @@ class Disk:
             print(os.fstat(file).st_ino, os.fstat(file).st_size, file=synced)
 
     def write(self, file, data):
-        fault = told("fault")
+        fault = told("fault") if file > 2 else ""  # the console is no disk
         if fault == "removed":
             os.unlink("listener_log/log.log")
             os.unlink("fault")

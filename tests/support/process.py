@@ -18,6 +18,7 @@ import pytest
 from support import LISTENER
 from support.traffic import MEDIA_TYPE, envelope
 
+CLOCK = r"\d\d:\d\d:\d\d"  # what each line on the console begins with
 START_SECONDS = 30  # how long a busy machine may take to start Python
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import time
 from datetime import datetime, timezone
 
 from support import HERE, listener
@@ -63,6 +64,25 @@ class Recording:
         facts = [listener.event_fact(json.loads(line)) for line in self.events.splitlines()]
         facts += [listener.line_fact(line) for line in self.lines.decode("utf-8").splitlines()]
         return sorted((fact for fact in facts if fact), key=lambda fact: fact.time)
+
+
+    def just_now(self):
+        """The same, as if it had ended now."""
+        took = max((fact.time for fact in self.facts()), default=START) - min(
+            (fact.time for fact in self.facts()), default=START)
+        return Recording(self.name, time.time() - took)
+
+    def play(self, process, part=1.0):
+        """Send the first PART of it to a listener, in the order of time, as a registry would."""
+        found = sorted(
+            (match[0], kind, line) for kind in ("events", "lines")
+            for line in getattr(self, kind).splitlines()
+            for match in [re.search(rb"20\d\d-\d\d-\d\dT[\d:.]+Z", line)] if match)
+        for _, kind, text in found[:round(part * len(found))]:
+            if kind == "events":
+                assert process.post(b'{"events":[' + text + b"]}")[0] == 200
+            else:
+                process.syslog(b"<30>Nov 24 06:29:13 registry[123]: " + text)
 
 
 def differences(pulls, truth):

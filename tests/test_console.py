@@ -1,0 +1,264 @@
+"""What stands on the console, and that nothing that becomes of it harms the log."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import select
+import shutil
+import socket
+import time
+
+import pytest
+from support.disk import Faulty
+from support.process import CLOCK, Listener, until
+from support.recordings import Recording
+from support.traffic import Client, Image, event, stamp
+
+MIB = 1 << 20
+FOO = Client()
+
+
+def pushed(at, **members):
+    return event(timestamp=stamp(at), **members)
+
+
+# ----------------------------------------------------------------------------------- its lines
+
+
+def test_every_line_bears_the_time(tmp_path):
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        listener.post(pushed(time.time()))
+        listener.post(b"no JSON")
+        listener.fault("fsync")
+        assert listener.post(event())[0] == 503
+        listener.fault("")
+        assert listener.post(pushed(time.time()))[0] == 200
+        until(lambda: "can be written again" in listener.err and listener.out.count("\n") >= 3,
+              lambda: listener.out + listener.err)
+    lines = listener.out.splitlines() + listener.err.splitlines()
+    assert len(lines) >= 6 and all(re.match(CLOCK + " ", line) for line in lines), lines
+
+
+def test_what_is_of_another_day_bears_its_date(tmp_path):
+    with Listener(tmp_path, env={"TZ": "UTC0"}) as listener:
+        now = time.time()
+        for at in (now, now - 3 * 86400, now - 400 * 86400):
+            listener.post(pushed(at))
+        until(lambda: listener.out.count("\n") == 4)
+    _, *lines = listener.out.splitlines()
+    assert [line.partition(" push")[0] for line in lines] == [
+        stamp(now)[11:19], stamp(now - 3 * 86400)[5:19].replace("T", " "),
+        stamp(now - 400 * 86400)[5:19].replace("T", " ")]
+
+
+def test_a_flood_of_refusals_is_a_few_lines_and_a_number(tmp_path):
+    with Listener(tmp_path) as listener:
+        for _ in range(20):
+            listener.raw(b"POST /log HTTP/1.1\r\nContent-Length: 0\r\n\r\n" * 50)
+            for _ in range(10):
+                listener.post(b"{}")
+        told = re.compile(CLOCK + r" 127\.0\.0\.1 was refused with 400: (?:and (\d+) more$|.)")
+
+        def refused():
+            return sum(int(told.match(line)[1] or 1) for line in listener.err.splitlines())
+        until(lambda: refused() >= 220, lambda: listener.err)
+        assert refused() == 220 and listener.err.count("\n") < 60
+
+
+# ------------------------------------------------------------------------- where nobody listens
+
+
+def full():
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def broken():
+    ours, theirs = os.pipe()
+    os.close(ours)
+    return theirs
+
+
+def unread():
+    """A pipe that is full from the start; its other end stays open."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"x" * 4096)
+    os.set_blocking(theirs, True)
+    unread.open.append(ours)
+    return theirs
+
+
+unread.open = []
+
+
+@pytest.mark.parametrize("kind", [full, broken, unread, None], ids=lambda kind: getattr(
+    kind, "__name__", "closed"))
+def test_it_serves_and_ends_whatever_becomes_of_its_words(tmp_path, kind):
+    """Stdout and stderr are full, broken, a pipe that nobody reads, or closed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    listener = Listener(tmp_path, "--port", port, start=False)
+    listener.port = port
+    if kind:
+        out, err = kind(), kind()
+        listener.popen.update(stdout=out, stderr=err)
+        listener.launch()
+        os.close(out)
+        os.close(err)
+    else:
+        listener.popen["preexec_fn"] = lambda: (os.close(1), os.close(2))
+        listener.launch()
+
+    def answers():
+        with contextlib.suppress(OSError):
+            return listener.post(event()) == (200, "")
+    with listener:
+        until(answers, "an answer")
+        for _ in range(300):
+            listener.post(b"no JSON")
+        assert listener.post([event() for _ in range(300)]) == (200, "")
+        assert listener.request("GET", "/pulls")[0] == 200
+        assert listener.stop() == 0
+        assert len(listener.events()) == 301
+    while unread.open:
+        os.close(unread.open.pop())
+
+
+def test_an_error_in_showing_is_one_line_and_not_the_end(tmp_path):
+    with Faulty(tmp_path, MAX_SHOWN_TEXT="not a number") as listener:
+        for number in range(20):
+            assert listener.post(pushed(time.time(), id=f"{number}")) == (200, "")
+        until(lambda: "internal error" in listener.err, lambda: listener.err)
+        assert listener.post({"action": "other", "id": "x"}) == (200, "")
+        until(lambda: " other " in listener.out, lambda: listener.out)
+        assert listener.err.count("\n") == 1 and "Traceback" not in listener.err
+        assert len(listener.events()) == 21
+
+
+# ------------------------------------------------------------------------------------ memory
+
+
+def test_memory_is_bounded_while_nobody_reads(tmp_path):
+    """Log lines of 16 KiB as fast as they come, and events, with a stdout that nobody reads."""
+    ours, theirs = os.pipe()
+    with Listener(tmp_path, "--syslog-port", "0", "--verbose", start=False,
+                  stdout=theirs) as listener:
+        listener.launch()
+        os.close(theirs)
+        said = os.read(ours, 1000).decode()
+        listener.port = int(re.search(r":(\d+),", said)[1])
+        listener.syslog_port = int(re.search(r"udp port (\d+)", said)[1])
+        line = FOO.line(time.time(), "ID", "sha256:" + "0" * 64, "authorized request")
+        wide = "<27>1 - - registry - - - " + line + " " + "\u00e9" * 8000
+        for number in range(150):
+            listener.syslog(*[wide.replace("ID", f"{number}-{each}").encode()[:16 << 10]
+                              for each in range(40)])
+            assert listener.post([event() for _ in range(100)])[0] == 200
+        assert listener.request("GET", "/pulls")[0] == 200
+        assert listener.memory() < 150 * MIB
+        assert listener.stop() == 0
+    os.close(ours)
+
+
+# ------------------------------------------------------------------------------------ restarts
+
+
+def said(listener):
+    """What was said of pulls: (image, what)."""
+    return re.findall(r" pull  (\S+)  (started|complete|interrupted|unknown|up to date|goes on)",
+                      listener.out)
+
+
+def test_a_restart_repeats_nothing(tmp_path):
+    """Neither what ended long before it, nor what was interrupted just before it."""
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        for name in ("docker_complete-registry2", "skopeo_interrupted-registry2"):
+            Recording(name).just_now().play(listener)
+        until(lambda: "complete" in listener.out)
+        listener.pass_time(40)
+        until(lambda: "interrupted" in listener.out, lambda: listener.out)
+        listener.stop()
+        before = said(listener)
+        listener.pass_time(0)
+        listener.start()
+        listener.post(pushed(time.time()))
+        pulls = json.loads(listener.request("GET", "/pulls")[1])
+        until(lambda: " push " in listener.out)
+        listener.pass_time(80)
+        listener.post(pushed(time.time(), id="second"))
+        until(lambda: listener.out.count(" push ") == 2)
+        assert said(listener) == []
+    assert {pull["verdict"] for pull in pulls["pulls"]} == {"complete", "interrupted"}
+    assert len(pulls["pulls"]) == len([what for _, what in before if what != "started"])
+
+
+@pytest.fixture(scope="module")
+def long_past(tmp_path_factory):
+    """Files that take a listener a while to read at its start: some 20,000 pulls of a day."""
+    folder = tmp_path_factory.mktemp("past") / "listener_log"
+    folder.mkdir()
+    now = time.time()
+    client, image = Client(repository="old/app"), Image()
+    with open(folder / "log.log", "w") as log:
+        for number in range(20_000):
+            new = client.event(now - 86400 + number, f"m{number}", image.digest, 800, "manifests",
+                               "GET", f"{number}", image.references, image.media_type)
+            print(json.dumps(new, separators=(",", ":")), file=log)
+    return folder
+
+
+def test_it_listens_first_and_reads_its_files_afterwards(long_past, tmp_path):
+    """What comes meanwhile is kept at once, and followed when that is done."""
+    shutil.copytree(long_past, tmp_path / "listener_log")
+    with Listener(tmp_path) as listener:
+        asked = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=60)
+        asked.request("GET", "/pulls")
+        assert listener.post(pushed(time.time(), id="new")) == (200, "")
+        assert not select.select([asked.sock], [], [], 0)[0], "the files are not that long"
+        assert listener.ids()[-1] == "new"
+        found = json.loads(asked.getresponse().read())
+        assert len(found["pulls"]) > 50 and found["pulls"][0]["repository"] == "old/app"
+        until(lambda: " push " in listener.out)
+        assert "old/app" not in listener.out and listener.err == ""
+        asked.close()
+
+
+def test_it_ends_at_once_while_it_reads_its_files(long_past, tmp_path):
+    shutil.copytree(long_past, tmp_path / "listener_log")
+    with Faulty(tmp_path) as listener:
+        asked = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=60)
+        asked.request("GET", "/pulls")
+        assert listener.health()[0] == 200
+        assert listener.stop() == 0
+        with pytest.raises((http.client.HTTPException, OSError)):  # it was not done with them
+            asked.getresponse()
+        asked.close()
+
+
+def test_files_that_cannot_be_read_keep_nothing_from_being_told(tmp_path):
+    (tmp_path / "listener_log").mkdir()
+    with open(tmp_path / "listener_log" / "log.log", "wb") as log:
+        log.write(b'[1]\n{}\n{"action":"pull"}\n{"action":"push","target":"/manifests/"}\n'
+                  + b'{"events":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n{\xff}\n{}\n")
+    (tmp_path / "listener_log" / "registry.log").write_bytes(b"\xff\0\n" * 1000)
+    with Listener(tmp_path) as listener:
+        assert listener.post(pushed(time.time())) == (200, "")
+        until(lambda: " push " in listener.out)
+        assert listener.request("GET", "/pulls")[0] == 200
+        assert listener.err == ""
+
+
+def test_what_ends_while_nobody_listens_is_said_after_the_restart(tmp_path):
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        Recording("skopeo_interrupted-registry2").just_now().play(listener)
+        until(lambda: "started" in listener.out)
+        listener.kill()
+        listener.start()
+        listener.pass_time(40)
+        until(lambda: said(listener), lambda: listener.out + listener.err)
+        assert [what for _, what in said(listener)] == ["interrupted"]
