@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tarfile
 import tempfile
 import urllib.error
@@ -35,7 +36,7 @@ PASSWORDS = {"foo": "foopass", "bar": "barpass"}
 LAYER = "application/octet-stream"
 # What the stack may be told by its user's environment is for the tests to say.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {
-    "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "AUTH_CONFIG", "LISTENER_USER",
+    "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "LISTENER_USER",
     "MAKEFLAGS"}}
 # Its own name, as what a user pushed must not be removed with what the tests did.
 ENVIRONMENT["COMPOSE_PROJECT_NAME"] = f"sts_test_{os.getpid()}"
@@ -230,7 +231,8 @@ def test_help_is_the_default_and_names_every_target(tmp_path):
 
 @pytest.mark.parametrize("target, tool", [
     ("build", "docker"), ("run", "openssl"), ("stop", "docker"), ("demo", "docker"),
-    ("pulls", "docker"), ("test", "python3"), ("bench", "python3"), ("clean", "docker")])
+    ("pulls", "Python"), ("check", "Python"), ("test", "python3"), ("bench", "python3"),
+    ("clean", "docker")])
 def test_make_says_which_tool_is_missing_and_where_to_get_it(tmp_path, target, tool):
     copy_to(tmp_path)
     tools = tmp_path / "tools"
@@ -238,7 +240,8 @@ def test_make_says_which_tool_is_missing_and_where_to_get_it(tmp_path, target, t
     for name in ["sh", "make", "rm", "mkdir"]:
         (tools / name).symlink_to(shutil.which(name))
     output = make(tmp_path, target, ok=False, PATH=str(tools))
-    assert re.search(rf": {tool}[^:]* does not work here: install .*", output), output
+    says = rf": {tool}[^:]* does not work here: install |needs {tool} 3.9 or newer: install"
+    assert re.search(says, output), output
 
 
 @pytest.mark.docker
@@ -257,8 +260,9 @@ def test_image_builds(tmp_path, buildkit):
 
 
 @pytest.mark.docker
-def test_bind_publishes_all_but_the_syslog_port(tmp_path):
+def test_bind_publishes_the_registry_and_the_tokens_but_never_the_listener(tmp_path):
     copy_to(tmp_path)
+    make(tmp_path, "certs")
     for bind in [None, "0.0.0.0"]:
         environment = {**ENVIRONMENT, "BIND": bind} if bind else ENVIRONMENT
         config = json.loads(run("docker", "compose", "config", "--format", "json", cwd=tmp_path,
@@ -266,20 +270,72 @@ def test_bind_publishes_all_but_the_syslog_port(tmp_path):
         ports = {(int(port["published"]), port["protocol"]): port["host_ip"]
                  for service in config["services"].values() for port in service["ports"]}
         address = bind or "127.0.0.1"
-        assert ports == {(5000, "tcp"): address, (5001, "tcp"): address, (8086, "tcp"): address,
-                         (8086, "udp"): "127.0.0.1"}
+        assert ports == {(5000, "tcp"): address, (5001, "tcp"): address,
+                         (8086, "tcp"): "127.0.0.1", (8086, "udp"): "127.0.0.1"}
 
 
 @pytest.mark.docker
-def test_compose_up_without_certificates_says_what_is_missing(tmp_path):
+@pytest.mark.parametrize("compose", ["docker compose", "docker-compose"])
+def test_compose_up_without_certificates_says_what_is_missing_and_leaves_nothing(tmp_path, compose):
+    need("" if shutil.which(compose.split()[0]) else "not found", compose)
+    copy_to(tmp_path)
+    missing = tmp_path / "certs" / "made_by_make_certs_for_registry_3.env"
+    output = run(*compose.split(), "up", "-d", ok=False, cwd=tmp_path,
+                 env={**ENVIRONMENT, "REGISTRY": "3"})
+    assert len(output.splitlines()) == 1 and str(missing) in output
+    ours = f"label=com.docker.compose.project={ENVIRONMENT['COMPOSE_PROJECT_NAME']}"
+    assert run("docker", "ps", "-aq", "--filter", ours) == ""
+    assert run("docker", "network", "ls", "-q", "--filter", ours) == ""
+
+
+@pytest.mark.docker
+def test_make_leaves_the_containers_of_another_folder_alone(tmp_path):
     copy_to(tmp_path)
     with machine():
+        run("docker", "create", "--name", LISTENER, "--label",
+            "com.docker.compose.project.working_dir=/some/other", "registry:2")
         try:
-            output = run("docker", "compose", "up", "-d", ok=False, cwd=tmp_path, env=ENVIRONMENT)
+            for target in ["run", "stop", "demo", "pulls", "check", "clean"]:
+                output = make(tmp_path, target, ok=False)
+                assert f"{LISTENER} belongs to /some/other, not to {tmp_path}" in output
+                assert "docker rm -f" in output
+            assert inspect(LISTENER, "{{.State.Status}}") == "created"
         finally:
-            run("docker", "compose", "down", "--volumes", "--rmi", "local", cwd=tmp_path,
-                env=ENVIRONMENT)
-    assert f"does not exist: {tmp_path / 'certs'}" in output
+            run("docker", "rm", LISTENER)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("port, bind", [(8086, "127.0.0.1"), (8086, "0.0.0.0"), (5000, "0.0.0.0")])
+def test_make_run_says_which_process_holds_a_port(tmp_path, port, bind):
+    """`python listener.py` of the README's first step may still run."""
+    copy_to(tmp_path)
+    with machine():
+        listener = subprocess.Popen(
+            [sys.executable, "listener.py", "--host", bind, "--port", str(port)],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            assert b"listening on" in listener.stdout.readline()
+            output = make(tmp_path, "run", ok=False)
+        finally:
+            listener.kill()
+            listener.communicate()
+        assert f"needs port {port}/tcp, which is held by `{sys.executable} listener.py" in output
+        assert f"kill {listener.pid}" in output
+        assert inspect(LISTENER, "{{.Id}}", ok=None) == f"Error: No such object: {LISTENER}"
+
+
+@pytest.mark.docker
+def test_make_run_says_which_container_holds_a_port(tmp_path):
+    copy_to(tmp_path)
+    name = f"sts_test_{os.getpid()}"
+    with machine():
+        run("docker", "run", "-d", "--name", name, "-p", "127.0.0.1:8086:9/udp",
+            "--entrypoint", "sleep", "registry:2", "1000")
+        try:
+            output = make(tmp_path, "run", ok=False)
+        finally:
+            run("docker", "rm", "-f", name)
+    assert f"8086/udp, which is held by the container {name}: docker stop {name}" in output
 
 
 @pytest.mark.docker
@@ -299,13 +355,15 @@ def test_docker_compose_1_29_for_a_user_who_is_not_root(command):
         afterwards.enter_context(machine())
         if command != "make run":
             run("make", "certs", cwd=folder, env=ENVIRONMENT, user=user)
+            command = f"env REGISTRY=3 {command}"
         stack = afterwards.enter_context(
             Stack(folder, command.split(), user=user, COMPOSE="docker-compose"))
         stack.make("demo")
         assert times(stack.events, "push", "PUT")
         if command == "make run":
             assert {path.stat().st_uid for path in folder.glob("listener_log/*")} == {user}
-        assert re.search(rf'{REGISTRY} .*msg="response completed"', stack.console)
+        else:
+            assert re.search(rf'{REGISTRY} .*msg="response completed"', stack.console)
         assert re.search(rf"{LISTENER} .* push +demo/tiny:latest ", stack.console)
 
 
@@ -401,12 +459,15 @@ def test_push_and_pull_give_each_event_once(stack, image):
     same_ids_once(stack)
     assert stack.log.stat().st_uid == os.getuid()
 
-    # Each request that made an event is in the registry's log as well, here and on the console.
+    # Each request that made an event is in the registry's log as well.
     def logged(text):
         return set(re.findall(r'msg="response completed".* http\.request\.id=(\S+)', text))
     asked = {event["request"]["id"] for event in stack.events}
     until(lambda: asked <= logged(stack.registry_log.read_text()), "all requests in registry.log")
-    until(lambda: asked <= logged(stack.console), "all requests on the console")
+    assert asked <= logged(run("docker", "logs", REGISTRY))
+    # The console shows what the listener says, and nothing of the registry's requests.
+    until(lambda: f"push  {name.partition('/')[2]}" in stack.console, "the push on the console")
+    assert "http.request" not in stack.console and "http://localhost:8086/" in stack.console
     assert re.search(rf"{LISTENER} .* push +{name.partition('/')[2]} .* by foo", stack.console)
 
 
@@ -451,6 +512,7 @@ def test_listener_stopped_during_a_push_and_started_again(stack, image):
 @pytest.mark.docker
 def test_demo_shows_what_arrived_and_leaves_the_docker_config_alone(stack):
     output = stack.make("demo")
+    assert output.index("What the listener said") < output.index('{"id"')
     shown = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     assert {"push", "pull"} == {event["action"] for event in shown}
     assert all(event["target"]["repository"] == "demo/tiny" for event in shown)
@@ -545,4 +607,12 @@ def test_ctrl_c_stops_the_containers(stack):  # the last one of those that use t
     stack.interrupt()
     for name in CONTAINERS:
         assert inspect(name, "{{.State.Status}}") == "exited"
-    assert "the stack does not run" in stack.make("pulls", ok=False)
+    assert "the stack does not run" in stack.make("demo", ok=False)
+    # What is in the files, and in the stopped registry's log, can be read all the same.
+    assert "demo/tiny:latest" in stack.make("pulls")
+    told = stack.make("clean")
+    for removed in ["containers", "network", "volume", "image", "certs/", ".venv/"]:
+        assert removed in told
+    assert "listener_log/ is still there" in told and stack.log.exists()
+    assert not (stack.folder / "certs").exists()
+    stack.make("clean")  # also where there is nothing
