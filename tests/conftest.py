@@ -4,6 +4,9 @@ import subprocess
 
 import pytest
 
+from support.process import command
+from support.stack import image_archive
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "docker: needs a Docker Engine that answers")
@@ -29,3 +32,19 @@ def docker_trouble(known=[]):  # the default is the memory: one `docker info` a 
         except (OSError, subprocess.TimeoutExpired) as error:
             known.append(str(error))
     return known[0]
+
+
+@pytest.fixture
+def image(tmp_path):
+    """Makes an image with a layer of each of the sizes given; returns its name."""
+    names = []
+
+    def load(*sizes):
+        name = f"localhost:5000/test/{os.urandom(4).hex()}:latest"
+        (tmp_path / "image.tar").write_bytes(image_archive(name, *sizes))
+        command("docker", "load", "-i", str(tmp_path / "image.tar"))
+        names.append(name)
+        return name
+    yield load
+    for name in names:
+        command("docker", "rmi", "-f", name, ok=None)

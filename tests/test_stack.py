@@ -1,23 +1,15 @@
 """The stack as its user starts it: `make run` on a copy of the repository, and a real docker."""
 import collections
 import contextlib
-import fcntl
-import functools
-import hashlib
-import io
 import json
 import os
 import pathlib
 import re
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
-import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 
 import pytest
@@ -26,156 +18,8 @@ from conftest import need
 from support import process
 from support.browser import CHROMIUM, Browser
 from support.process import command as run
-
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-FILES = ["listener.py", "Dockerfile", ".dockerignore", ".env", "docker-compose.yml", "config.yml",
-         "auth_config.yml", "Makefile"]
-CONTAINERS = ["sts_docker_auth_registry_1", "sts_docker_auth", "sts_listener_server"]
-REGISTRY, _, LISTENER = CONTAINERS
-PASSWORDS = {"foo": "foopass", "bar": "barpass"}
-LAYER = "application/octet-stream"
-# What the stack may be told by its user's environment is for the tests to say.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {
-    "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "LISTENER_USER",
-    "MAKEFLAGS"}}
-# Its own name, as what a user pushed must not be removed with what the tests did.
-ENVIRONMENT["COMPOSE_PROJECT_NAME"] = f"sts_test_{os.getpid()}"
-
-
-until = functools.partial(process.until, seconds=60)
-
-
-def copy_to(folder):
-    for name in FILES:
-        shutil.copy(REPOSITORY / name, folder)
-    return folder
-
-
-def inspect(container, template, ok=True):
-    return run("docker", "inspect", "-f", template, container, ok=ok).strip()
-
-
-def locked(file):
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-@contextlib.contextmanager
-def machine():
-    """The whole machine for one stack: its ports and the names of its containers are fixed."""
-    with contextlib.ExitStack() as afterwards:
-        path = os.path.join(tempfile.gettempdir(), "sts-stack.lock")
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        afterwards.callback(os.close, lock)
-        until(lambda: locked(lock), "the end of another test run's stack", seconds=300)
-        for kind, port in [(socket.SOCK_STREAM, 5000), (socket.SOCK_STREAM, 5001),
-                           (socket.SOCK_STREAM, 8086), (socket.SOCK_DGRAM, 8086)]:
-            with socket.socket(socket.AF_INET, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError as error:
-                    pytest.fail(f"port {port} of 127.0.0.1: {error}: stop what uses it (your own"
-                                " stack: make stop), the tests need it for a stack of their own")
-        # A stack that was stopped keeps its containers: they get their names back afterwards.
-        for name in CONTAINERS:
-            if inspect(name, "{{.Id}}", ok=None).isalnum():
-                run("docker", "rename", name, f"{name}_kept")
-                afterwards.callback(run, "docker", "rename", f"{name}_kept", name)
-        yield
-
-
-class Stack:
-    """`make run` in FOLDER, attached to no terminal; what it wrote is in `console`."""
-
-    def __init__(self, folder, command, user=None, **settings):
-        self.folder, self.settings = folder, settings
-        self.log = folder / "listener_log" / "log.log"
-        self.registry_log = self.log.with_name("registry.log")
-        self.user = {} if user in (None, os.getuid()) else {
-            "user": user, "group": user, "extra_groups": [os.stat("/var/run/docker.sock").st_gid]}
-        self.env = {**ENVIRONMENT, **settings, "HOME": str(folder)}
-        self.output = open(folder / "console", "w+")
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=self.env, stdout=self.output, stderr=subprocess.STDOUT,
-            start_new_session=True, **self.user)
-
-    def __enter__(self):
-        try:
-            until(self.answers, lambda: f"the registry answers\n{self.console}", seconds=120)
-            self.healthy = inspect(LISTENER, "{{json .State.Health.Log}}")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *error):
-        """Leave nothing of it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.output.close()
-        self.make("clean")
-
-    def answers(self):
-        """Whether the registry says 401, under a certificate that is for localhost."""
-        assert self.process.poll() is None, self.console
-        try:
-            trust = ssl.create_default_context(cafile=str(self.folder / "certs" / "sts.crt"))
-            urllib.request.urlopen("https://localhost:5000/v2/", context=trust, timeout=5)
-        except urllib.error.HTTPError as error:
-            return error.code == 401
-        except OSError:
-            return False
-
-    @property
-    def console(self):
-        with open(self.folder / "console", errors="replace") as file:
-            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.read())
-
-    @property
-    def events(self):
-        text = self.log.read_text() if self.log.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
-
-    def interrupt(self):
-        """Ctrl-C."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(timeout=60)
-
-    def make(self, *arguments, ok=True):
-        return run("make", *arguments, ok=ok, cwd=self.folder, env=self.env, **self.user)
-
-    def client(self, user):
-        """A docker client of USER's: the environment for `docker push` and so on."""
-        config = self.folder / f"docker-{user}"
-        host = run("docker", "context", "inspect", "-f", "{{.Endpoints.docker.Host}}").strip()
-        return {**ENVIRONMENT, "DOCKER_HOST": host, "DOCKER_CONFIG": str(config)}
-
-    def login(self, user, password=None, ok=True):
-        return run("docker", "login", "-u", user, "--password-stdin", "https://localhost:5000",
-                   ok=ok, env=self.client(user), input=password or PASSWORDS[user])
-
-    def docker(self, user, *arguments, ok=True):
-        return run("docker", *arguments, ok=ok, env=self.client(user))
-
-    def blobs_pushed(self, image):
-        """The digests of IMAGE's config and layers, from the event of its push, once that came."""
-        repository, tag = image.partition("/")[2].split(":")
-
-        def manifest():
-            for event in self.events:
-                target = event["target"]
-                if event["action"] == "push" and target["repository"] == repository \
-                        and target.get("tag") == tag:
-                    return target
-        found = until(manifest, f"the event of {image}'s manifest\n{self.console[-3000:]}")
-        digests = [reference["digest"] for reference in found["references"]]
-        assert digests[0] == inspect(image, "{{.Id}}")
-        return digests
+from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, Stack, copy_to,
+                           inspect, machine, until)
 
 
 def times(events, action, method, mediatype=LAYER):
@@ -376,40 +220,6 @@ def stack(request, tmp_path_factory):
         stack.login("foo")
         stack.login("bar")
         yield stack
-
-
-@pytest.fixture
-def image(tmp_path):
-    """Makes an image with a layer of random bytes for each of the sizes given; returns its name.
-
-    It is loaded, not built: a builder's cache would keep the layers, and no pull would want them.
-    """
-    name = f"localhost:5000/test/{os.urandom(4).hex()}:latest"
-
-    def load(*sizes):
-        layers = [tar({f"{number}.bin": os.urandom(size)}) for number, size in enumerate(sizes)]
-        ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
-        config = {"architecture": "amd64", "os": "linux", "config": {},
-                  "rootfs": {"type": "layers", "diff_ids": ids}}
-        files = {f"{number}.tar": layer for number, layer in enumerate(layers)}
-        index = [{"Config": "config.json", "RepoTags": [name], "Layers": list(files)}]
-        files.update({"config.json": json.dumps(config).encode(),
-                      "manifest.json": json.dumps(index).encode()})
-        (tmp_path / "image.tar").write_bytes(tar(files))
-        run("docker", "load", "-i", str(tmp_path / "image.tar"))
-        return name
-    yield load
-    run("docker", "rmi", "-f", name, ok=None)
-
-
-def tar(files):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 @pytest.mark.docker
