@@ -155,10 +155,11 @@ def test_memory_is_bounded_while_nobody_reads(tmp_path):
         listener.syslog_port = int(re.search(r"udp port (\d+)", said)[1])
         line = FOO.line(time.time(), "ID", "sha256:" + "0" * 64, "authorized request")
         wide = "<27>1 - - registry - - - " + line + " " + "\u00e9" * 8000
+        long = {"repository": "\U0001f40b" * 1000, "tag": "\U0001f40b" * 1000}
         for number in range(150):
             listener.syslog(*[wide.replace("ID", f"{number}-{each}").encode()[:16 << 10]
                               for each in range(40)])
-            assert listener.post([event() for _ in range(100)])[0] == 200
+            assert listener.post([event(target=long) for _ in range(100)])[0] == 200
         assert listener.request("GET", "/pulls")[0] == 200
         assert listener.memory() < 150 * MIB
         assert listener.stop() == 0
