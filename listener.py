@@ -4,24 +4,30 @@
 What comes in: the registry POSTs envelopes, JSON objects whose "events" array holds one object per
 push, pull, mount or delete. With --syslog-port, the registry's own log lines come as well, as
 syslog datagrams. What goes out: log.log (every event, a JSON line each), registry.log (the
-registry's log lines), and on the console a line per layer and image that is pushed, and two per
-pull: when it starts and how it ended.
+registry's log lines), on the console a line per layer and image that is pushed, and two per pull:
+when it starts and how it ended; and to those who ask with GET a page of that, and metrics.
 
 The parts stand in the order in which data flows, and each knows nothing of the others' insides:
 
   receive      Handler           the bytes of a request in, those of its answer out. No I/O.
                Server            one thread with all the sockets: what has come whole is committed
                                  together, with one fsync, and answered.
-               read_syslog       a datagram in, a line of text out.
+               Inbox             what waits for a thread, bounded by bytes.
+               read_syslog, Syslog
+                                 datagrams in, lines of text out.
   keep         LogFile           whole lines in one file, through rotation and full disks.
                EventLog          each event once, on the disk before its sender hears 200.
+               RegistryLog       the registry's own log lines.
   understand   event_fact, line_fact
                                  an event or a log line in, what it says of one request out: a Fact.
                Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
                                  clock: `tick(now)` tells it the time.
   show         functions         events and Pulls in, text for people or JSON for programs out.
-               Console           the one thread that feeds the live Tracker and writes to the
-                                 terminal.
+  page         PAGE, Board       what a browser gets, and what it shows: JSON for programs, too.
+               Metrics           what Prometheus gets.
+  console      Terminal          lines out, whoever reads them.
+               Console           the one thread that feeds the live Tracker, the Board and the
+                                 Terminals.
   command line serve, pulls      join the parts: `serve` on the network, `pulls` over files.
 
 `serve` and `pulls` use the same Tracker, so a pull gets the same verdict live and from the files.
@@ -2621,9 +2627,10 @@ class Console:
         self._wall_offset = time.time() - time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self, recall: Callable[[Tracker, Board], None], wake: Callable[[], None]) -> None:
-        """RECALL tells Tracker and Board at first what was before; WAKE is called when `answer` has
-        one."""
+    def start(self, recall: Callable[[Tracker, Board, Metrics], None],
+              wake: Callable[[], None]) -> None:
+        """RECALL is called first, with what is to know of earlier starts; WAKE is called whenever
+        `answer` has a new one."""
         self._recall, self._wake = recall, wake
         self._thread.start()
 
@@ -2683,7 +2690,7 @@ class Console:
         return clock(now, now)
 
     def _run(self) -> None:
-        self._guard(lambda _: self._recall(self._tracker, self._board), None)
+        self._guard(lambda _: self._recall(self._tracker, self._board, self._metrics), None)
         while True:
             work, dropped = self._inbox.take(1)
             for take, what in work:
@@ -2901,20 +2908,29 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> I
         raise Problem(problem)
 
 
-def written_until(path: str) -> Tuple[int, float]:
-    """The bytes of a file, and when it was last written (since 1970); 0 if it is missing."""
+End = Tuple[int, float]  # of a file: its bytes, and when it was written, in seconds since 1970
+
+
+def end_of(path: str) -> End:
+    """How far a file goes now; (0, 0) if there is nothing in it."""
     with contextlib.suppress(OSError):
         found = os.stat(path)
-        return found.st_size, found.st_mtime
+        if found.st_size:
+            return found.st_size, found.st_mtime
     return 0, 0.0
 
 
-def recall(log: str, log_size: int, registry_log_size: int, said_until: float, tracker: Tracker,
-           board: Board) -> None:
-    """Let TRACKER and BOARD know of the pulls and pushes in the first so many bytes of the files.
+def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, board: Board,
+           metrics: Metrics) -> None:
+    """Let TRACKER, BOARD and METRICS know of what stood in the files at the start.
 
-    What came to pass until SAID_UNTIL, in seconds since 1970, was said by an earlier start.
+    What came to pass until the log was last written was said then: see Console.
     """
+    log_size, said_until = log_end
+    registry_log_size, last_line = registry_log_end
+    metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or said_until
+    metrics.last_registry_log_line_timestamp_seconds = (
+        metrics.last_registry_log_line_timestamp_seconds or last_line)
     counts: collections.Counter = collections.Counter()
     pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)
 
@@ -2998,10 +3014,7 @@ def serve(options: argparse.Namespace) -> None:
     metrics = Metrics(time.time())
     console = Console(options, metrics)
     registry_log_path = registry_log_beside(options.log)
-    log_size, said_until = written_until(options.log)
-    registry_log_size, last_line = written_until(registry_log_path)
-    metrics.last_event_timestamp_seconds = said_until if log_size else 0.0
-    metrics.last_registry_log_line_timestamp_seconds = last_line if registry_log_size else 0.0
+    past = functools.partial(recall, options.log, end_of(options.log), end_of(registry_log_path))
     log = open_log(EventLog, options.log, console.warn)
     registry_log = None
     if options.syslog_port is not None:
@@ -3059,8 +3072,7 @@ def serve(options: argparse.Namespace) -> None:
     console.say(f"listening on {scheme}://{address(options.host, server.port)}, writing to "
                 f"{options.log}{also}")
     server.start()
-    console.start(functools.partial(recall, options.log, log_size, registry_log_size, said_until),
-                  server.wake)
+    console.start(past, server.wake)
     while not select.select([wakeup], [], [], 1)[0]:
         if registry_log:
             registry_log.sync()

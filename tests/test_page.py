@@ -105,7 +105,7 @@ def test_an_answer_tells_of_all_that_was_answered_before_it(listener):
         assert data(listener)[1]["events"] == number + 1
 
 
-def test_a_thousand_who_ask_at_once_are_all_answered(listener):
+def test_a_hundred_questions_at_once_are_all_answered(listener):
     many = b"GET /pulls HTTP/1.1\r\nHost: x\r\n\r\n" * 100
     assert statuses(listener.raw(many)) == [200] * 100
 
