@@ -2394,7 +2394,7 @@ class Board:
         if len(self._refusals) > MAX_REFUSALS:
             del self._refusals[next(iter(self._refusals))]
 
-    def _notices(self, now: float) -> Iterator[str]:
+    def _refusal_notices(self, now: float) -> Iterator[str]:
         for (status, client, why), (at, times) in reversed(self._refusals.items()):
             if now - at < REFUSAL_SECONDS:
                 yield (f"{clock(at, now)} {client} was refused"
@@ -2409,13 +2409,14 @@ class Board:
         open, cut, refused, unknown; null: not asked for), `sent` and `size` in bytes; `pulls`, the
         last that ended; `pushes`; and `notices`, an array of sentences. All newest first.
         """
-        notices = notices + list(self._notices(now))
-        head = json.dumps({**facts, "notices": [text[:MAX_TEXT] for text in notices[:20]],
-                           "running_count": len(self.running)})
+        head = json.dumps({**facts, "running_count": len(self.running)})
+        sentences = (json.dumps(text[:MAX_TEXT])
+                     for text in itertools.chain(notices, self._refusal_notices(now)))
         ended = (text or _shown(pull_object(pull, now, verdict)) for _, verdict, pull, text
                  in sorted(self._ended, key=operator.itemgetter(0), reverse=True))
         running = (_shown(running_object(pull, now)) for pull in reversed(self.running))
-        return (f'{head[:-1]}, "running": {_array(running, 60_000)}, '
+        return (f'{head[:-1]}, "notices": {_array(sentences, 20_000)}, '
+                f'"running": {_array(running, 60_000)}, '
                 f'"pulls": {_array(ended, 90_000)}, '
                 f'"pushes": {_array(reversed(self._pushes), 20_000)}}}\n').encode()
 
@@ -2724,7 +2725,7 @@ class Console:
         event = _decode(line.decode())
         self._board.push(event)
         action = text_of(event, "action")
-        if self._options.verbose or action != "pull":
+        if not self._options.quiet and (self._options.verbose or action != "pull"):
             self._say(event_line(event, self._now()), action)
         self._follow(event_fact(event))
 
