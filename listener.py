@@ -2129,7 +2129,7 @@ pre { overflow-x: auto; font-size: 13px }
     aria-label="Find pulls and pushes by image, user, address or verdict">
 </header>
 <main>
-  <section id="notices" role="status"></section>
+  <section id="notice" role="status"></section>
   <section id="empty" class="card" hidden>
     <b>Nothing has arrived yet.</b> A registry sends its events here if its config.yml says:
     <pre tabindex="0">
@@ -2148,13 +2148,13 @@ curl <span class="token" hidden>-H 'Authorization: Bearer TOKEN' </span><span cl
     Still none from the registry? Its own log says why, and <code>check</code> explains it:
     <pre tabindex="0">docker logs REGISTRY 2>&1 | python listener.py check --registry-log -</pre>
   </section>
-  <section id="now" hidden><h2>Now <small></small></h2><div class="list"></div></section>
-  <section id="pulls" hidden><h2>Pulls <small></small></h2><div class="card"><table>
+  <section hidden><h2>Now <small></small></h2><div id="running"></div></section>
+  <section hidden><h2>Pulls <small></small></h2><div class="card"><table>
     <thead><tr><th>Started<th>Image<th class="number">Size<th><th>Verdict<th>Client
-    <th class="number">Took</thead><tbody class="list"></table></div></section>
-  <section id="pushes" hidden><h2>Pushes <small></small></h2><div class="card"><table>
+    <th class="number">Took</thead><tbody id="pulls"></table></div></section>
+  <section hidden><h2>Pushes <small></small></h2><div class="card"><table>
     <thead><tr><th>Time<th>Image<th class="number">Size<th><th>Client</thead>
-    <tbody class="list"></table></div></section>
+    <tbody id="pushes"></table></div></section>
 </main>
 <script>
 "use strict";
@@ -2234,12 +2234,13 @@ function fill(id, list, row, note) {
   const words = $("#find").value.toLowerCase().split(/\s+/), text = p =>
     [p.image, p.user, p.client, p.agent, p.verdict, p.error].join(" ").toLowerCase();
   const found = list.filter(p => words.every(word => text(p).includes(word)));
-  $(id).hidden = !list.length;
-  $(id + " .list").replaceChildren(...found.map(row));
-  $(id + " small").textContent = found.length < list.length ? `${found.length} found` : note;
+  const section = $(id).closest("section");
+  section.hidden = !list.length;
+  section.querySelector("small").textContent = words[0] ? `${found.length} found` : note;
+  $(id).replaceChildren(...found.map(row));
 }
 function show() {
-  fill("#now", data.running, card, `${data.running_count} running`);
+  fill("#running", data.running, card, `${data.running_count} running`);
   fill("#pulls", data.pulls, pullRow, `the last ${data.pulls.length}`);
   fill("#pushes", data.pushes, pushRow, "");
   $("#find").hidden = !data.last_event;
@@ -2249,7 +2250,7 @@ function show() {
     : ["listening"]);
   tell("#lines", data.last_line ? "good" : "", ...data.last_line ? ["registry's log ",
     since(data.last_line), " ago"] : ["no line of the registry's log"]);
-  $("#notices").replaceChildren(...data.notices.map(text => make("p", "card dot bad", text)));
+  $("#notice").replaceChildren(...data.notices.map(text => make("p", "card dot bad", text)));
   document.title = (data.running.length ? `(${data.running_count}) ` : "") + "Registry listener";
 }
 async function poll() {
@@ -2785,6 +2786,7 @@ class Console:
         metrics = self._metrics
         body = self._board.data(self._now(), {
             "since": rfc3339(metrics.started), "events": sum(metrics.events_total.values()),
+            "duplicates": metrics.duplicate_events_total,
             "last_event": rfc3339(metrics.last_event_timestamp_seconds),
             "last_line": rfc3339(metrics.last_registry_log_line_timestamp_seconds),
             "token": self._options.token_file is not None}, self._notices())

@@ -198,7 +198,7 @@ def test_a_pull_appears_goes_on_and_ends(browser, tmp_path):
         again.play(listener, 0.8)
         tab.until(lambda text: "1 running" in text and "my/" in text)
         assert "Nothing has arrived yet" not in tab.text()
-        assert tab.evaluate("document.querySelectorAll('#now .bar > i').length") > 1
+        assert tab.evaluate("document.querySelectorAll('#running .bar > i').length") > 1
         assert tab.evaluate("document.title").startswith("(1) ")
         again.play(listener)  # what came before came again
         tab.until(lambda text: "5 cut: interrupted, unless" in text)
@@ -274,7 +274,7 @@ def test_notices(browser, tmp_path):
         listener.post(event(), Authorization="Bearer secret")
         tab = browser.open(address(listener), password="secret")
         tab.until(lambda text: "127.0.0.1 was refused with 401" in text
-                  and "--syslog-port" in tab.text("#notices"))
+                  and "--syslog-port" in tab.text("#notice"))
         listener.fault("fsync")
         assert listener.post(event(), Authorization="Bearer secret")[0] == 503
         tab.until(lambda text: "cannot write" in text)

@@ -397,7 +397,7 @@ def test_the_page_shows_a_pull_while_it_runs_and_how_it_ended(stack, image, slow
                                 stdout=subprocess.DEVNULL)
         try:
             tab.until(lambda text: "1 running" in text and "1 being sent" in text)
-            assert shown in tab.text("#now") and "bar from" in tab.text("#now")
+            assert shown in tab.text("#running") and "bar from" in tab.text("#running")
             with urllib.request.urlopen("http://127.0.0.1:8086/pulls", timeout=20) as answer:
                 running, = json.load(answer)["running"]
             assert running["image"] == shown
@@ -407,7 +407,7 @@ def test_the_page_shows_a_pull_while_it_runs_and_how_it_ended(stack, image, slow
             pull.kill()
             pull.wait()
         tab.until(lambda text: "1 running" not in text)
-        row = tab.evaluate("document.querySelector('#pulls tbody tr').innerText")
+        row = tab.evaluate("document.querySelector('#pulls tr').innerText")
         assert shown in row and "complete" in row and "bar from" in row
         assert tab.complaints == []
 
