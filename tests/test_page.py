@@ -1,6 +1,7 @@
 """The page and its data: asked for over a socket, and seen in a real browser."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -150,6 +151,17 @@ def test_answers_are_bounded(listener):
     for path in ("/", "/pulls", "/metrics"):
         status, text = listener.request("GET", path)
         assert status == 200 and len(text.encode()) < 200 * KB
+
+
+def test_who_asks_and_does_not_read_holds_nobody_up(listener):
+    many = b"".join(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path
+                    for path in (b"/", b"/pulls", b"/metrics") * 100)
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(50):
+            open_ones.enter_context(listener.connect()).sendall(many)
+        for _ in range(20):
+            assert listener.post(event()) == (200, "")
+        assert data(listener)[1]["events"] == 20
 
 
 def test_with_a_token_the_page_needs_it(tmp_path):
