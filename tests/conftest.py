@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from support.process import command
+from support.process import command, need
 from support.stack import image_archive
 
 
@@ -16,12 +16,6 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("docker"):
         need(docker_trouble(), "Docker")
-
-
-def need(trouble, what):
-    """Skip (in CI: fail) the running test for want of WHAT, where there is TROUBLE with it."""
-    if trouble:
-        (pytest.fail if os.environ.get("STS_CI") else pytest.skip)(f"needs {what}: {trouble}")
 
 
 def docker_trouble(known=[]):  # the default is the memory: one `docker info` a run
@@ -39,9 +33,9 @@ def image(tmp_path):
     """Makes an image with a layer of each of the sizes given; returns its name."""
     names = []
 
-    def load(*sizes):
-        name = f"localhost:5000/test/{os.urandom(4).hex()}:latest"
-        (tmp_path / "image.tar").write_bytes(image_archive(name, *sizes))
+    def load(*sizes, name=None, **about):
+        name = name or f"localhost:5000/test/{os.urandom(4).hex()}:latest"
+        (tmp_path / "image.tar").write_bytes(image_archive(name, *sizes, **about))
         command("docker", "load", "-i", str(tmp_path / "image.tar"))
         names.append(name)
         return name

@@ -8,8 +8,9 @@ import urllib.request
 
 import pytest
 
-from support.process import command as run
-from support.stack import ENVIRONMENT, REPOSITORY, machine, until
+from support.process import command as run, need
+from support.stack import (ENVIRONMENT, REPOSITORY, machine, pull_and_interrupt,
+                           push_for_two_platforms, slow, until)
 
 
 def blocks(title):
@@ -20,39 +21,86 @@ def blocks(title):
     return [textwrap.dedent(block).strip() + "\n" for block in found if block.strip()]
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize("registry", ["2", "3"])
-def test_the_compose_file_of_the_readme_works_as_it_stands(tmp_path, image, registry):
-    compose, config = blocks("In your own compose file")[:2]
-    compose = compose.replace("registry:2", f"registry:{registry}")
-    (tmp_path / "docker-compose.yml").write_text(compose)
-    (tmp_path / "config.yml").write_text(config)
-    (tmp_path / "listener").mkdir()
-    for name in ["listener.py", "Dockerfile"]:
-        shutil.copy(REPOSITORY / name, tmp_path / "listener")
-    folder = {"cwd": tmp_path, "env": ENVIRONMENT}
+class DropIn:
+    """The listener and a registry as in the README: without users, and without TLS."""
 
+    def __init__(self, folder, registry):
+        self.folder = {"cwd": folder, "env": ENVIRONMENT}
+        compose, config = blocks("In your own compose file")[:2]
+        compose = compose.replace("registry:2", f"registry:{registry}")
+        (folder / "docker-compose.yml").write_text(compose)
+        (folder / "config.yml").write_text(config)
+        (folder / "listener").mkdir()
+        for name in ["listener.py", "Dockerfile"]:
+            shutil.copy(REPOSITORY / name, folder / "listener")
+
+    def compose(self, *arguments):
+        return run("docker", "compose", *arguments, **self.folder)
+
+    @staticmethod
+    def ask(repository, method, path, body=None, **headers):
+        return urllib.request.urlopen(urllib.request.Request(
+            f"http://localhost:5000/v2/{repository}/{path}", body, headers, method=method))
+
+    def answers(self):
+        try:
+            self.ask("", "GET", "").close()
+            return True
+        except OSError:
+            return False
+
+    def pulls(self, name):
+        rows = self.compose("exec", "-T", "listener", "python", "/listener.py", "pulls", "--json")
+        return [row for row in map(json.loads, rows.splitlines())
+                if row["image"] == name.partition("/")[2]]
+
+    def verdicts(self, name):
+        return [pull["verdict"] for pull in self.pulls(name)]
+
+
+@pytest.fixture(params=["2", "3"], ids=["registry2", "registry3"])
+def drop_in(request, tmp_path):
+    folder = DropIn(tmp_path, request.param)
     with machine():
         try:
-            run("docker", "compose", "up", "-d", **folder)
-            name = image(300_000)
-            until(lambda: "Pushed" in run("docker", "push", name, ok=None), "a push")
-            run("docker", "rmi", name)
-            run("docker", "pull", name)
-            with urllib.request.urlopen("http://127.0.0.1:8086/healthz", timeout=20) as answer:
-                assert json.load(answer)["status"] == "ok"
-
-            def pulls():
-                rows = run("docker", "compose", "exec", "-T", "listener", "python", "/listener.py",
-                           "pulls", "--json", **folder)
-                return [row for row in map(json.loads, rows.splitlines())
-                        if row["verdict"] == "complete"]
-            pull, = until(pulls, "a pull that is complete")
-            assert pull["image"] == name.partition("/")[2]
-            assert pull["sent"] == pull["size"] > 300_000
-            complaints = [line for line in run("docker", "compose", "logs", "registry", **folder)
-                          .splitlines() if "level=error" in line and "http.request.id" not in line]
-            assert complaints == []
+            folder.compose("up", "-d")
+            until(folder.answers, "the registry answers")
+            yield folder
         finally:
-            run("docker", "compose", "down", "--volumes", "--rmi", "local", **folder)
-    assert os.listdir(tmp_path / "listener_log")
+            folder.compose("down", "--volumes", "--rmi", "local")
+
+
+@pytest.mark.docker
+def test_the_compose_file_of_the_readme_works_as_it_stands(drop_in, image, tmp_path):
+    name = image(300_000)
+    run("docker", "push", name)
+    run("docker", "rmi", name)
+    run("docker", "pull", name)
+    with urllib.request.urlopen("http://127.0.0.1:8086/healthz", timeout=20) as answer:
+        assert json.load(answer)["status"] == "ok"
+    until(lambda: drop_in.verdicts(name) == ["complete"], lambda: f"{drop_in.pulls(name)}")
+    pull, = drop_in.pulls(name)
+    assert pull["sent"] == pull["size"] > 300_000
+    complaints = [line for line in drop_in.compose("logs", "registry").splitlines()
+                  if "level=error" in line and "http.request.id" not in line]
+    assert complaints == []
+    assert sorted(os.listdir(tmp_path / "listener_log")) == ["log.log", "registry.log"]
+
+
+@pytest.mark.docker
+def test_docker_with_the_containerd_store_interrupted_and_pulled_again(drop_in, image):
+    """An image for two platforms: the second time only the index and blobs are asked for."""
+    engine = os.environ.get("STS_NEWER_DOCKER_HOST")
+    need("" if engine else "STS_NEWER_DOCKER_HOST names none",
+         "Docker 26 or newer with the containerd image store")
+    newer = {**ENVIRONMENT, "DOCKER_HOST": engine}
+    name, config = push_for_two_platforms(image, drop_in.ask, ENVIRONMENT)
+    with slow(drop_in.compose("ps", "-q", "registry").strip()) as bytes_sent:
+        pull_and_interrupt(name, newer, bytes_sent, 8_000_000)
+        until(lambda: drop_in.verdicts(name) == ["interrupted"], lambda: f"{drop_in.pulls(name)}")
+        run("docker", "pull", name, env=newer)
+        run("docker", "rmi", name, env=newer)
+    until(lambda: drop_in.verdicts(name) == ["interrupted", "complete"],
+          lambda: f"{drop_in.pulls(name)}")
+    for pull in drop_in.pulls(name):
+        assert (pull["layers"], pull["image_id"]) == (3, config) and pull["size"] > 15_000_000

@@ -14,12 +14,12 @@ import urllib.request
 
 import pytest
 
-from conftest import need
 from support import process
 from support.browser import CHROMIUM, Browser
-from support.process import command as run
+from support.process import command as run, need
 from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, Stack, copy_to,
-                           inspect, machine, until)
+                           inspect, interrupt, machine, pull_and_interrupt, pulling,
+                           push_for_two_platforms, slow, until)
 
 
 def times(events, action, method, mediatype=LAYER):
@@ -333,18 +333,9 @@ def test_demo_shows_what_arrived_and_leaves_the_docker_config_alone(stack):
 
 @pytest.fixture
 def slow_link(stack):
-    """The registry sends at most 3 MB/s."""
-    need("" if os.getuid() == 0 else f"this is user {os.getuid()}", "root, for a slow link")
-    need("" if shutil.which("tc") and shutil.which("nsenter") else "not found", "tc and nsenter")
-    enter = ["nsenter", "-t", inspect(REGISTRY, "{{.State.Pid}}"), "-n"]
-    link = ["dev", "eth0", "root"]
-    run(*enter, "tc", "qdisc", "add", *link, *"tbf rate 24mbit burst 256kb latency 400ms".split())
-
-    def bytes_sent():
-        shown = run(*enter, "tc", "-s", "qdisc", "show", "dev", "eth0")
-        return int(re.search(r"Sent (\d+) bytes", shown).group(1))
-    yield bytes_sent
-    run(*enter, "tc", "qdisc", "del", *link)
+    """The registry sends at most 3 MB/s; a function that returns the bytes sent so far."""
+    with slow(REGISTRY) as bytes_sent:
+        yield bytes_sent
 
 
 @pytest.mark.docker
@@ -353,18 +344,7 @@ def test_pull_that_the_user_interrupts(stack, image, slow_link):
     stack.docker("foo", "push", name)
     config, _ = stack.blobs_pushed(name)
     run("docker", "rmi", name)
-
-    sent = slow_link()
-    pull = subprocess.Popen(["docker", "pull", name], env=stack.client("bar"),
-                            stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: slow_link() > sent + 8_000_000, "8 MB of 25 are sent")
-        assert pull.poll() is None
-        pull.send_signal(signal.SIGINT)
-        assert pull.wait(timeout=30) != 0
-    finally:
-        pull.kill()
-        pull.wait()
+    pull_and_interrupt(name, stack.client("bar"), slow_link, 8_000_000)
 
     shown = name.partition("/")[2]
     line = rf"{LISTENER} .* pull +{shown} +interrupted .*\((\d+) %\).* by bar"
@@ -410,6 +390,87 @@ def test_the_page_shows_a_pull_while_it_runs_and_how_it_ended(stack, image, slow
         row = tab.evaluate("document.querySelector('#pulls tr').innerText")
         assert shown in row and "complete" in row and "bar from" in row
         assert tab.complaints == []
+
+
+@pytest.mark.docker
+def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slow_link):
+    """An engine fetches three layers at once: the second image's wait, and are never asked for."""
+    names = [image(5_000_000, 5_000_000, 5_000_000), image(1000, 2000, 3000, 4000, 5000)]
+    for name in names:
+        stack.docker("foo", "push", name)
+        stack.blobs_pushed(name)
+        run("docker", "rmi", name)
+    first, second = names
+    config = f"/v2/{second.partition('/')[2].partition(':')[0]}/blobs/sha256"
+    sent = slow_link()
+    with pulling(first, stack.client("bar")) as one:
+        until(lambda: slow_link() > sent + 1_000_000, "the first image is being sent")
+        with pulling(second, stack.client("bar")) as other:
+            until(lambda: re.search(rf"response completed.*GET.*{config}",
+                                    stack.registry_log.read_text()), "the second's config")
+            interrupt(other)
+        assert one.wait(timeout=60) == 0
+    until(lambda: stack.says(first, "complete"), lambda: stack.console[-3000:])
+    until(lambda: stack.says(second, "unknown"), lambda: stack.console[-3000:])
+    assert not stack.says(second, "complete")
+    assert [pull["verdict"] for pull in stack.pulls(first)] == ["complete"]
+    assert [pull["verdict"] for pull in stack.pulls(second)] == ["unknown"]
+
+
+@pytest.mark.docker
+def test_an_image_for_two_platforms_interrupted_and_pulled_again(stack, image, slow_link):
+    """The second time docker asks for the index and for blobs, as it has the manifest."""
+    name, config = push_for_two_platforms(image, stack.ask, stack.client("foo"))
+    bar = stack.client("bar")
+    pull_and_interrupt(name, bar, slow_link, 8_000_000)
+    until(lambda: stack.says(name, "interrupted"), lambda: stack.console[-3000:])
+    run("docker", "pull", name, env=bar)
+    run("docker", "rmi", name, env=bar)
+    until(lambda: stack.says(name, "complete"), lambda: stack.console[-3000:])
+    one, other = stack.pulls(name)
+    assert (one["verdict"], other["verdict"]) == ("interrupted", "complete")
+    for pull in one, other:
+        assert (pull["layers"], pull["image_id"], pull["user"]) == (3, config, "bar")
+    assert one["size"] == other["size"] > 15_000_000
+
+
+@pytest.mark.docker
+def test_a_layer_that_is_gone_from_the_storage(stack, image):
+    name = image(100_000, 200_000)
+    stack.docker("foo", "push", name)
+    _, _, layer = stack.blobs_pushed(name)
+    run("docker", "rmi", name)
+    algorithm, digits = layer.split(":")
+    run("docker", "exec", REGISTRY, "rm", "-r", "/var/lib/registry/docker/registry/v2/blobs/"
+        f"{algorithm}/{digits[:2]}/{digits}")
+    run("docker", "restart", REGISTRY)  # or it would remember the layer
+    until(stack.answers, "the registry answers")
+    stack.docker("bar", "pull", name, ok=False)
+    line = until(lambda: stack.says(name, "failed"), lambda: stack.console[-3000:])
+    assert f"the registry answered 404 for layer {digits[:12]}" in line.group()
+    pull, = stack.pulls(name)
+    assert (pull["verdict"], pull["error"]) == ("failed", 404)
+
+
+@pytest.mark.docker
+def test_what_a_listener_missed_is_in_the_registrys_own_log(stack, image, slow_link):
+    name = image(15_000_000)
+    stack.docker("foo", "push", name)
+    stack.blobs_pushed(name)
+    run("docker", "rmi", name)
+    sent = slow_link()
+    with pulling(name, stack.client("bar")) as pull:
+        until(lambda: slow_link() > sent + 4_000_000, "4 MB are sent")
+        run("docker", "stop", LISTENER)
+        try:
+            interrupt(pull)
+            until(lambda: re.search(rf"response completed.*{name.partition('/')[2][:-7]}/blobs/.*"
+                                    r"written=\d{7}", run("docker", "logs", REGISTRY)), "its end")
+        finally:
+            run("docker", "start", LISTENER)
+    pull, = until(lambda: [pull for pull in stack.pulls(name) if pull["verdict"] != "running"],
+                  lambda: f"a verdict: {stack.pulls(name)}")
+    assert pull["verdict"] == "interrupted" and 4_000_000 < pull["sent"] < pull["size"]
 
 
 @pytest.mark.docker

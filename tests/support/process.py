@@ -22,6 +22,12 @@ CLOCK = r"\d\d:\d\d:\d\d"  # what each line on the console begins with
 START_SECONDS = 30  # how long a busy machine may take to start Python
 
 
+def need(trouble, what):
+    """Skip (in CI: fail) the running test for want of WHAT, where there is TROUBLE with it."""
+    if trouble:
+        (pytest.fail if os.environ.get("STS_CI") else pytest.skip)(f"needs {what}: {trouble}")
+
+
 def until(condition, what="", seconds=20):
     """The first true value that CONDITION() gives; fails and says WHAT, text or a function that
     returns it, when SECONDS pass without one."""

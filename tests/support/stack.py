@@ -1,5 +1,6 @@
 """The stack as its user starts it: `make run` on a copy of the repository."""
 
+import base64
 import contextlib
 import fcntl
 import functools
@@ -21,7 +22,7 @@ import urllib.request
 import pytest
 
 from support import HERE, process
-from support.process import command as run
+from support.process import command as run, need
 
 REPOSITORY = HERE.parent
 FILES = ["listener.py", "Dockerfile", ".dockerignore", ".env", "docker-compose.yml", "config.yml",
@@ -30,6 +31,8 @@ CONTAINERS = ["sts_docker_auth_registry_1", "sts_docker_auth", "sts_listener_ser
 REGISTRY, _, LISTENER = CONTAINERS
 PASSWORDS = {"foo": "foopass", "bar": "barpass"}
 LAYER = "application/octet-stream"
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 # What the stack may be told by its user's environment is for the tests to say.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {
     "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "LISTENER_USER", "MAKEFLAGS"}}
@@ -157,6 +160,29 @@ class Stack:
     def docker(self, user, *arguments, ok=True):
         return run("docker", *arguments, ok=ok, env=self.client(user))
 
+    def ask(self, repository, method, path, body=None, **headers):
+        """The answer to a request of foo's for PATH below REPOSITORY."""
+        trust = ssl.create_default_context(cafile=str(self.folder / "certs" / "sts.crt"))
+        password = base64.b64encode(f"foo:{PASSWORDS['foo']}".encode()).decode()
+        token = urllib.request.Request(
+            f"https://localhost:5001/auth?service=registry&scope=repository:{repository}:pull,push",
+            headers={"Authorization": f"Basic {password}"})
+        with urllib.request.urlopen(token, context=trust, timeout=20) as answer:
+            headers["Authorization"] = "Bearer " + json.load(answer)["token"]
+        question = urllib.request.Request(f"https://localhost:5000/v2/{repository}/{path}", body,
+                                          headers, method=method)
+        return urllib.request.urlopen(question, context=trust, timeout=20)
+
+    def pulls(self, image):
+        """What `make pulls` says of IMAGE."""
+        rows = map(json.loads, self.make("-s", "pulls", "ARGS=--json").splitlines())
+        return [row for row in rows if row["image"] == image.partition("/")[2]]
+
+    def says(self, image, verdict):
+        """The line of its console that IMAGE's pull ended so, or None."""
+        return re.search(rf"{LISTENER} .* pull +{image.partition('/')[2]} +{verdict}\b.*",
+                         self.console)
+
     def blobs_pushed(self, image):
         """The digests of IMAGE's config and layers, from the event of its push, once that came."""
         repository, tag = image.partition("/")[2].split(":")
@@ -184,14 +210,87 @@ def tar(files):
     return buffer.getvalue()
 
 
-def image_archive(name, *sizes):
+def push_for_two_platforms(image, ask, environment):
+    """Push an index of two images, of 15 MB in 3 layers each.
+
+    IMAGE is the fixture; ASK(repository, method, path, body, **headers) is what the registry
+    answers. Returns the name, and the digest of the config for this machine.
+    """
+    name = f"localhost:5000/test/{os.urandom(4).hex()}:latest"
+    repository = name.partition("/")[2].partition(":")[0]
+    own = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    manifests = []
+    for architecture in ["amd64", "arm64"]:
+        tagged = image(4_000_000, 5_000_000, 6_000_000, architecture=architecture,
+                       name=name.replace("latest", architecture))
+        if architecture == own:
+            config = inspect(tagged, "{{.Id}}")
+        run("docker", "push", tagged, env=environment)
+        run("docker", "rmi", tagged)
+        with ask(repository, "HEAD", f"manifests/{architecture}", Accept=MANIFEST) as answer:
+            manifests.append({
+                "mediaType": MANIFEST, "size": int(answer.headers["Content-Length"]),
+                "digest": answer.headers["Docker-Content-Digest"],
+                "platform": {"os": "linux", "architecture": architecture}})
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+    ask(repository, "PUT", "manifests/latest", json.dumps(index).encode(),
+        **{"Content-Type": INDEX}).close()
+    return name, config
+
+
+@contextlib.contextmanager
+def slow(container):
+    """CONTAINER sends at most 3 MB/s; yields a function that returns the bytes sent so far."""
+    need("" if os.getuid() == 0 else f"this is user {os.getuid()}", "root, for a slow link")
+    need("" if shutil.which("tc") and shutil.which("nsenter") else "not found", "tc and nsenter")
+    enter = ["nsenter", "-t", inspect(container, "{{.State.Pid}}"), "-n"]
+    link = ["dev", "eth0", "root"]
+    run(*enter, "tc", "qdisc", "add", *link, *"tbf rate 24mbit burst 256kb latency 400ms".split())
+
+    def bytes_sent():
+        shown = run(*enter, "tc", "-s", "qdisc", "show", "dev", "eth0")
+        return int(re.search(r"Sent (\d+) bytes", shown).group(1))
+    try:
+        yield bytes_sent
+    finally:
+        run(*enter, "tc", "qdisc", "del", *link)
+
+
+@contextlib.contextmanager
+def pulling(name, environment):
+    """A `docker pull`, which runs."""
+    pull = subprocess.Popen(["docker", "pull", name], env=environment, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True)
+    try:
+        yield pull
+    finally:
+        pull.kill()
+        pull.communicate()
+
+
+def interrupt(pull):
+    """Ctrl-C."""
+    assert pull.poll() is None, pull.stderr.read()
+    pull.send_signal(signal.SIGINT)
+    assert pull.wait(timeout=30) != 0
+
+
+def pull_and_interrupt(name, environment, bytes_sent, after):
+    """Pull, and press Ctrl-C when the registry has sent AFTER bytes."""
+    sent = bytes_sent()
+    with pulling(name, environment) as pull:
+        until(lambda: bytes_sent() > sent + after or pull.poll() is not None, f"{after} bytes")
+        interrupt(pull)
+
+
+def image_archive(name, *sizes, architecture="amd64"):
     """What `docker load` takes: an image with a layer of random bytes for each of SIZES.
 
     It is loaded, not built: a builder's cache would keep the layers, and no pull would want them.
     """
     layers = [tar({f"{number}.bin": os.urandom(size)}) for number, size in enumerate(sizes)]
     ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
-    config = {"architecture": "amd64", "os": "linux", "config": {},
+    config = {"architecture": architecture, "os": "linux", "config": {},
               "rootfs": {"type": "layers", "diff_ids": ids}}
     files = {f"{number}.tar": layer for number, layer in enumerate(layers)}
     index = [{"Config": "config.json", "RepoTags": [name], "Layers": list(files)}]
