@@ -62,7 +62,6 @@ import marshal
 import math
 import operator
 import os
-import queue
 import re
 import resource
 import select
