@@ -1,0 +1,176 @@
+"""A registry behind the real nginx, whose buffers take what the client has not read."""
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from support import listener
+from support.process import Listener, command, need, run, until
+from support.stack import MANIFEST
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+LAYER_SIZE = 60_000_000
+CONFIG = """
+daemon off;
+{user}
+pid nginx.pid;
+error_log error.log;
+events {{}}
+http {{
+    access_log off;
+    client_max_body_size 0;
+    proxy_temp_path proxy;
+    client_body_temp_path body;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    proxy_set_header Host $http_host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    server {{
+        listen 127.0.0.1:{buffering};
+        location / {{ proxy_pass http://127.0.0.1:{registry}; }}
+    }}
+    server {{
+        listen 127.0.0.1:{passing};
+        location / {{ proxy_pass http://127.0.0.1:{registry}; proxy_buffering off; }}
+    }}
+}}
+"""
+REGISTRY_CONFIG = """
+version: 0.1
+storage: {{filesystem: {{rootdirectory: /var/lib/registry}}}}
+http: {{addr: "127.0.0.1:{registry}"}}
+notifications:
+  events: {{includereferences: true}}
+  endpoints:
+    - {{name: listener, url: "http://127.0.0.1:{listener}/log", timeout: 1s, threshold: 9,
+       backoff: 1s}}
+"""
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def answers(port):
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+        return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(params=["2", "3"], ids=["registry2", "registry3"])
+def served(request, tmp_path):
+    """The listener of a registry behind nginx; its ports are in `buffering` and `passing`."""
+    need("" if NGINX else "not found", "nginx")
+    name = f"sts_nginx_{os.getpid()}"
+    registry, buffering, passing = free_ports(3)
+    with Listener(tmp_path, "--syslog-port", "0") as served:
+        (tmp_path / "config.yml").write_text(
+            REGISTRY_CONFIG.format(registry=registry, listener=served.port))
+        (tmp_path / "nginx.conf").write_text(CONFIG.format(
+            user="user root;" if os.getuid() == 0 else "", registry=registry, buffering=buffering,
+            passing=passing))
+        command("docker", "run", "-d", "--name", name, "--network", "host",
+                "--log-driver", "syslog", "--log-opt", "syslog-format=rfc5424",
+                "--log-opt", f"syslog-address=udp://127.0.0.1:{served.syslog_port}",
+                "-e", "OTEL_TRACES_EXPORTER=none",
+                "-v", f"{tmp_path}/config.yml:/config.yml:ro", f"registry:{request.param}",
+                "serve", "/config.yml")
+        nginx = subprocess.Popen([NGINX, "-p", tmp_path, "-c", "nginx.conf", "-e", "error.log"])
+        try:
+            until(lambda: answers(buffering), "the registry answers through nginx")
+            served.registry, served.buffering, served.passing = registry, buffering, passing
+            yield served
+        finally:
+            nginx.terminate()
+            nginx.wait()
+            command("docker", "rm", "-f", "-v", name)
+
+
+def push(port, repository):
+    """Push an image of one layer to the registry itself; the digests of manifest and blobs."""
+    layer, config = os.urandom(LAYER_SIZE), b"{}" + os.urandom(8).hex().encode()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(method, path, body=None, **headers):
+        connection.request(method, path, body, headers)
+        with connection.getresponse() as answer:
+            assert answer.status < 300, (path, answer.status, answer.read())
+            answer.read()
+            return answer
+    descriptors = []
+    for media_type, blob in [("application/vnd.docker.container.image.v1+json", config),
+                             ("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)]:
+        digest = "sha256:" + hashlib.sha256(blob).hexdigest()
+        place = ask("POST", f"/v2/{repository}/blobs/uploads/").headers["Location"]
+        place = place.partition(f":{port}")[2]
+        ask("PUT", f"{place}{'&' if '?' in place else '?'}digest={digest}", blob)
+        descriptors.append({"mediaType": media_type, "size": len(blob), "digest": digest})
+    manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptors[0],
+                "layers": descriptors[1:]}
+    answer = ask("PUT", f"/v2/{repository}/manifests/1", json.dumps(manifest).encode(),
+                 **{"Content-Type": MANIFEST})
+    connection.close()
+    return answer.headers["Docker-Content-Digest"], *(each["digest"] for each in descriptors)
+
+
+def pull_and_leave(served, port, repository):
+    """Pull through nginx, and leave when 8 MB of the layer have come, which takes a second."""
+    manifest, config, layer = push(served.registry, repository)
+    url = f"http://127.0.0.1:{port}/v2/{repository}"
+    with urllib.request.urlopen(urllib.request.Request(
+            f"{url}/manifests/1", headers={"Accept": MANIFEST}), timeout=20) as answer:
+        answer.read()
+    with urllib.request.urlopen(f"{url}/blobs/{config}", timeout=20) as answer:
+        answer.read()
+    with urllib.request.urlopen(f"{url}/blobs/{layer}", timeout=20) as answer:
+        answer.read(8_000_000)
+        if port == served.buffering:
+            until(lambda: told(served, layer), "the registry has sent all")
+    until(lambda: told(served, layer), "the registry tells how much was sent")
+    return next(pull for pull in pulls(served) if pull["repository"] == repository)
+
+
+def told(served, layer):
+    """Whether the event and the log line of the layer's GET are there."""
+    lines = served.log.read_text().splitlines() + served.registry_log.read_text().splitlines()
+    return sum(f"/blobs/{layer}" in line and ('"method":"GET"' in line or (
+        "response completed" in line and "method=GET" in line)) for line in lines) == 2
+
+
+def pulls(served):
+    """What is said of the pulls a minute later, when no client tries again any more."""
+    events = map(listener.event_fact, map(json.loads, served.log.read_text().splitlines()))
+    lines = map(listener.line_fact, served.registry_log.read_text().splitlines())
+    return list(listener.pull_objects(filter(None, events), filter(None, lines), time.time() + 60))
+
+
+@pytest.mark.docker
+def test_behind_a_proxy_that_buffers_an_interrupted_pull_looks_complete_and_that_is_said(served):
+    advice = "proxy_buffering off"
+    pull = pull_and_leave(served, served.buffering, "test/buffered")
+    assert (pull["verdict"], pull["proxied"]) == ("complete", True)
+    assert pull["sent"] == pull["size"] > LAYER_SIZE
+    until(lambda: advice in served.out + served.err, lambda: f"{advice} on the console")
+    _, told, _ = run(served.folder, "pulls")
+    assert advice in told
+
+    pull = pull_and_leave(served, served.passing, "test/passed")
+    assert (pull["verdict"], pull["proxied"]) == ("interrupted", True)
+    assert 8_000_000 <= pull["sent"] < LAYER_SIZE
+    _, told, _ = run(served.folder, "pulls")
+    assert advice not in told
