@@ -3005,16 +3005,16 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
     return context
 
 
-def serve(options: argparse.Namespace) -> None:
-    """Listen until SIGTERM or SIGINT; raises Problem where that cannot begin."""
-    wakeup, signalled = os.pipe()
-    os.set_blocking(signalled, False)
-    signal.set_wakeup_fd(signalled)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
+def health(log: EventLog) -> Answer:
+    status, found = 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
+    if log.error:
+        status, found = 503, {"status": "failing", "error": str(log.error)}
+    return Answer(status, json.dumps(found).encode() + b"\n", "application/json", {})
+
+
+def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wakeup: int) -> None:
+    """Keep what comes, and hand it to CONSOLE, until there is something to read from WAKEUP."""
     token, tls = read_token(options.token_file), read_tls(options)
-    metrics = Metrics(time.time())
-    console = Console(options, metrics)
     registry_log_path = registry_log_beside(options.log)
     past = functools.partial(recall, options.log, end_of(options.log), end_of(registry_log_path))
     log = open_log(EventLog, options.log, console.warn)
@@ -3039,16 +3039,10 @@ def serve(options: argparse.Namespace) -> None:
         metrics.last_registry_log_line_timestamp_seconds = time.time()
         console.lines(lines)
 
-    def health() -> Answer:
-        status, found = 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
-        if log.error:
-            status, found = 503, {"status": "failing", "error": str(log.error)}
-        return Answer(status, json.dumps(found).encode() + b"\n", "application/json", {})
-
     def pages(request: Handler) -> Optional[Answer]:
         path = request.path.partition("?")[0]
         if path == "/healthz":
-            return health()
+            return health(log)
         if path == "/pulls":
             return console.answer(request.arrived, request.headers.get("If-None-Match", ""))
         if path == "/metrics":
@@ -3080,6 +3074,22 @@ def serve(options: argparse.Namespace) -> None:
             registry_log.sync()
     server.stop()
     log.close()
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Listen until SIGTERM or SIGINT; raises Problem where that cannot begin."""
+    wakeup, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
+    metrics = Metrics(time.time())
+    console = Console(options, metrics)
+    try:
+        listen(options, console, metrics, wakeup)
+    except Problem:
+        console.stop(.5)  # what it was told before is said first
+        raise
     if not console.stop(.5):
         os._exit(0)  # it hangs in a terminal that was stopped, and Python would wait for it
 

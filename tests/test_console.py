@@ -12,7 +12,7 @@ import time
 
 import pytest
 from support.disk import Faulty
-from support.process import CLOCK, Listener, until
+from support.process import CLOCK, Listener, run, until
 from support.recordings import Recording
 from support.traffic import Client, Image, event, stamp
 
@@ -51,6 +51,19 @@ def test_what_is_of_another_day_bears_its_date(tmp_path):
     assert [line.partition(" push")[0] for line in lines] == [
         stamp(now)[11:19], stamp(now - 3 * 86400)[5:19].replace("T", " "),
         stamp(now - 400 * 86400)[5:19].replace("T", " ")]
+
+
+def test_what_was_said_before_a_start_that_fails_is_said(tmp_path):
+    (tmp_path / "listener_log").mkdir()
+    (tmp_path / "listener_log" / "log.log").write_bytes(b'{"id":"whole"}\n{"id":"to')
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, out, err = run(tmp_path, "--host", "127.0.0.1", "--port", taken.getsockname()[1])
+    assert (status, out) == (1, "")
+    first, last = err.splitlines()
+    assert re.match(CLOCK + ".* log.log|" + CLOCK + ".*log", first)
+    assert last.startswith("listener: cannot listen on 127.0.0.1")
 
 
 def test_a_flood_of_refusals_is_a_few_lines_and_a_number(tmp_path):
