@@ -67,6 +67,20 @@ def test_certificate_is_for_its_names_and_stays_until_they_change(tmp_path):
     assert names() == always | {"IP Address:192.0.2.7"}
 
 
+def test_certs_makes_what_compose_needs_for_either_registry_and_the_one_named(tmp_path):
+    copy_to(tmp_path)
+    make(tmp_path, "certs", "HOSTNAME=registry.example", "REGISTRY=3.1.2")
+    own = (tmp_path / "auth_config.yml").read_text()
+    for registry, config in [("2", own), ("3", own.replace("key_id: false", "key_id: true")),
+                             ("3.1.2", own.replace("key_id: false", "key_id: true"))]:
+        made = tmp_path / "certs" / f"auth_config_for_registry_{registry}.yml"
+        assert made.read_text() == config
+        made = tmp_path / "certs" / f"made_by_make_certs_for_registry_{registry}.env"
+        assert "REALM=https://registry.example:5001/auth" in made.read_text()
+    (tmp_path / "auth_config.yml").write_text("changed")
+    assert (tmp_path / "certs" / "auth_config_for_registry_2.yml").read_text() == "changed"
+
+
 def test_help_is_the_default_and_names_every_target(tmp_path):
     copy_to(tmp_path)
     targets = re.findall(r"^\.PHONY: (\w+)", (tmp_path / "Makefile").read_text(), re.M)
