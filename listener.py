@@ -2,10 +2,11 @@
 """Take a Docker registry's notifications, lose none, and say what is being pulled.
 
 What comes in: the registry POSTs envelopes, JSON objects whose "events" array holds one object per
-push, pull, mount or delete. With --syslog-port, the registry's own log lines come as well, as
-syslog datagrams. What goes out: log.log (every event, a JSON line each), registry.log (the
-registry's log lines), on the console a line per layer and image that is pushed, and two per pull:
-when it starts and how it ended; and to those who ask with GET a page of that, and metrics.
+push, pull, mount or delete. The registry's own log lines come as well, as syslog datagrams
+(--syslog-port) or on standard input (--registry-log -). What goes out: log.log (every event, a JSON
+line each), registry.log (the registry's log lines), on the console a line per layer and image that
+is pushed, and two per pull: when it starts and how it ended; and to those who ask with GET a page
+of that, and metrics.
 
 The parts stand in the order in which data flows, and each knows nothing of the others' insides:
 
@@ -13,7 +14,7 @@ The parts stand in the order in which data flows, and each knows nothing of the 
                Server            one thread with all the sockets: what has come whole is committed
                                  together, with one fsync, and answered.
                Inbox             what waits for a thread, bounded by bytes.
-               read_syslog, Syslog
+               read_syslog, Syslog, StandardInput
                                  datagrams in, lines of text out.
   keep         LogFile           whole lines in one file, through rotation and full disks.
                EventLog          each event once, on the disk before its sender hears 200.
@@ -1096,6 +1097,38 @@ class Syslog:
                 self._warn("the registry's log comes too fast: lines of it are lost")
             losing = bool(dropped)
             self._keep(lines)
+
+
+class StandardInput:
+    """The registry's log, as `docker logs -f` and the like write it into a pipe."""
+
+    MAX_LINE = 64 << 10  # bytes
+
+    def __init__(self, keep: Callable[[List[str]], None], warn: Callable[[str], None]) -> None:
+        """KEEP is handed each line. WARN is told of the end of the input."""
+        self._keep, self._warn = keep, warn
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        if sys.stdin is None or sys.stdin.isatty():  # in the background, reading would stop it
+            return self._warn(
+                "--registry-log - reads the registry's log from standard input, but nothing is "
+                "piped into it: docker logs -f REGISTRY 2>&1 | python listener.py --registry-log -")
+        why = "standard input has ended"
+        try:
+            with open(0, "rb", closefd=False) as file:
+                whole = True
+                for part in iter(lambda: file.readline(self.MAX_LINE), b""):
+                    if whole:  # else it is the rest of a line that is too long
+                        line = plain(part.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+                        self._keep([line])
+                    whole = part.endswith(b"\n")
+        except OSError as error:
+            why = f"cannot read standard input: {reason(error)}"
+        self._warn(f"no more of the registry's log is read: {why}; notifications are taken as "
+                   "before")
 
 
 # --------------------------------------------------------------------------------------- understand
@@ -2804,8 +2837,9 @@ class Console:
                 not metrics.last_registry_log_line_timestamp_seconds):
             notices.append(
                 "No line of the registry's log arrives, so pulls end as unknown: "
-                + ("start the listener with --syslog-port" if self._options.syslog_port is None
-                   else "let the registry's logging driver send it to the listener's --syslog-port")
+                + ("start the listener with --syslog-port or --registry-log -"
+                   if self._options.syslog_port is None else
+                   "let the registry's logging driver send it to the listener's --syslog-port")
                 + ".")
         return notices
 
@@ -2957,6 +2991,50 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, boar
             board.push(_decode(line.decode()))
 
 
+class Repeats:
+    """Tells new lines of a registry's log from repeated ones: `docker logs` begins with old lines.
+
+    Known are the last MAX_LINES lines, by their hashes, and all that is older than those which were
+    kept before the start, if there were more.
+    """
+
+    MAX_LINES = 100_000
+
+    def __init__(self, path: str) -> None:
+        """PATH is the file in which lines were kept before."""
+        self._order: collections.deque = collections.deque()
+        self._hashes: Set[int] = set()
+        self._since: Optional[float] = None  # seconds since 1970
+        for line in tail(path, REPLAYED_BYTES):
+            text = line.decode("utf-8", "replace").rstrip("\n")
+            if self._since is None and os.path.getsize(path) > REPLAYED_BYTES:
+                self._since = line_time(text)
+            self._remember(hash(text))
+
+    def _remember(self, name: int) -> None:
+        self._hashes.add(name)
+        self._order.append(name)
+        if len(self._order) > self.MAX_LINES:
+            self._hashes.discard(self._order.popleft())
+
+    def is_new(self, line: str) -> bool:
+        """Whether LINE was not known; from now on it is."""
+        name = hash(line)
+        if name in self._hashes:
+            return False
+        self._remember(name)
+        at = line_time(line) if self._since is not None else None
+        return at is None or at >= self._since
+
+
+def line_time(line: str) -> Optional[float]:
+    """When the registry wrote LINE of its log, in seconds since 1970; None if it does not say."""
+    try:
+        return seconds(str(log_fields(line).get("time", "")))
+    except (ValueError, IndexError):
+        return None
+
+
 # ------------------------------------------------------------------------------------- command line
 
 def open_log(kind: Callable, path: str, warn: Callable[[str], None]) -> Any:
@@ -3018,10 +3096,14 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
     registry_log_path = registry_log_beside(options.log)
     past = functools.partial(recall, options.log, end_of(options.log), end_of(registry_log_path))
     log = open_log(EventLog, options.log, console.warn)
-    registry_log = None
-    if options.syslog_port is not None:
+    registry_log = datagrams = repeats = None
+    if options.syslog_port is not None or options.registry_log:
         registry_log = open_log(RegistryLog, registry_log_path, console.warn)
+        keeping = threading.Lock()  # lines may come from two threads
+    if options.syslog_port is not None:
         datagrams = bind_syslog(options.host, options.syslog_port)
+    if options.registry_log:
+        repeats = Repeats(registry_log_path)
 
     def commit() -> None:
         began = time.monotonic()
@@ -3035,7 +3117,12 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         console.events([line for _, line in fresh])
 
     def keep_lines(lines: List[str]) -> None:
-        registry_log.append(lines)
+        with keeping:
+            if repeats:
+                lines = [line for line in lines if repeats.is_new(line)]
+            if not lines:
+                return
+            registry_log.append(lines)
         metrics.last_registry_log_line_timestamp_seconds = time.time()
         console.lines(lines)
 
@@ -3058,13 +3145,17 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
                       "--port") from None
 
     scheme = "https" if options.tls_cert else "http"
-    also = ""
-    if registry_log:
-        also = (f", the registry's log on udp port {datagrams.getsockname()[1]} to "
-                f"{registry_log.path}")
+    sources = []
+    if datagrams:
+        sources.append(f"udp port {datagrams.getsockname()[1]}")
         syslog = Syslog(datagrams, keep_lines, console.warn)
         metrics.inboxes.append(syslog.inbox)
         syslog.start()
+    if options.registry_log:
+        sources.append("standard input")
+        StandardInput(keep_lines, console.warn).start()
+    also = (f", the registry's log on {' and '.join(sources)} to {registry_log_path}" if sources
+            else "")
     console.say(f"listening on {scheme}://{address(options.host, server.port)}, writing to "
                 f"{options.log}{also}")
     server.start()
@@ -3129,6 +3220,8 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     serving.add_argument("--log", default=DEFAULT_LOG, help="file for the events (%(default)s)")
     serving.add_argument("--syslog-port", type=port, metavar="PORT",
                          help="UDP port for the registry's log; kept in registry.log beside --log")
+    serving.add_argument("--registry-log", choices=["-"], metavar="-",
+                         help="take the registry's log from standard input; kept like syslog's")
     serving.add_argument("--token-file", metavar="FILE",
                          help="take only requests with the token in FILE in Authorization")
     serving.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate")
@@ -3146,8 +3239,8 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     if not arguments or arguments[0] not in ("serve", "pulls", "-h", "--help"):
         arguments = ["serve", *arguments]
     options = parser.parse_args(arguments)
-    if options.command == "serve" and options.syslog_port is not None and (
-            os.path.basename(options.log) == "registry.log"):
+    if options.command == "serve" and os.path.basename(options.log) == "registry.log" and (
+            options.syslog_port is not None or options.registry_log):
         serving.error("--log: registry.log is where the registry's own log goes")
     if options.command == "serve" and bool(options.tls_cert) != bool(options.tls_key):
         serving.error("--tls-cert and --tls-key go together")

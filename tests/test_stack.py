@@ -6,7 +6,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,6 @@ import urllib.request
 
 import pytest
 
-from support import process
 from support.browser import CHROMIUM, Browser
 from support.process import command as run, need
 from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, Stack, copy_to,

@@ -7,6 +7,7 @@ which learn what to do from the files `fault`, `clock` and `passed` in the worki
 import errno
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -17,10 +18,10 @@ from support.process import Listener
 class Faulty(Listener):
     """A Listener whose disk has the fault that it is told of, and its clock the error."""
 
-    def __init__(self, folder, *options, **constants):
+    def __init__(self, folder, *options, start=True, stdin=subprocess.DEVNULL, **constants):
         """CONSTANTS of the module have these values in the process: REQUEST_SECONDS=2."""
         self.program = ["-m", "support.disk", json.dumps(constants)]
-        super().__init__(folder, *options, env={"PYTHONPATH": str(HERE)})
+        super().__init__(folder, *options, env={"PYTHONPATH": str(HERE)}, start=start, stdin=stdin)
 
     def fault(self, name):
         """From now on the disk has this fault; none if there is no name."""

@@ -82,7 +82,7 @@ class Listener:
         with open(self._file("stdout"), "wb") as out, open(self._file("stderr"), "wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *self.program, *options], cwd=self.folder, env=self.environment,
-                stdin=subprocess.DEVNULL, **{"stdout": out, "stderr": err, **self.popen})
+                **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **self.popen})
 
     def _file(self, name):
         return self.folder / f"{name}.{self.starts}"
@@ -186,6 +186,12 @@ class Listener:
 def request(body, head=b"POST /log HTTP/1.1\r\nHost: x\r\n"):
     """The bytes of a request with BODY; HEAD is what stands before the length."""
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def free_port():
+    """A TCP port of 127.0.0.1 at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 def drain(connection):

@@ -1,0 +1,244 @@
+"""The registry's log on standard input: live, in every form, each line once, whatever it is."""
+
+import contextlib
+import itertools
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from support import LISTENER, listener as module
+from support.disk import Faulty
+from support.process import Listener, free_port, run, until
+from support.recordings import recorded, recorded_lines
+from support.registry import Registry
+from support.traffic import event
+
+NAME = "docker_complete-registry2"
+EVENTS, LINES = recorded(NAME), recorded_lines(NAME)
+
+
+class Piped(Faulty):
+    """A listener with `--registry-log -`, and what stands before it in the pipe."""
+
+    def __init__(self, folder, *options, **constants):
+        self.input = None
+        super().__init__(folder, "--registry-log", "-", *options, start=False, **constants)
+        self.start()
+
+    def start(self):
+        reading, writing = os.pipe()
+        self.popen["stdin"] = reading
+        super().start()
+        os.close(reading)
+        self.input = open(writing, "wb", 0)
+        return self
+
+    def tell(self, *lines):
+        self.input.write(b"".join(line if isinstance(line, bytes) else line.encode() + b"\n"
+                                  for line in lines))
+
+    def kept(self):
+        return self.registry_log.read_text("utf-8").splitlines()
+
+    def __exit__(self, *_):
+        self.input.close()
+        super().__exit__()
+
+
+# What stands around the registry's lines, depending on who tells them.
+WRAPPINGS = {
+    "docker logs": lambda line: line,
+    "docker compose logs": lambda line: "registry-1  | " + line,
+    "kubectl logs --prefix": lambda line: "[pod/registry-7d4b9/registry] " + line,
+    "a CRI file": lambda line: "2026-11-24T06:29:14.0Z stderr F " + line,
+    "a json-file": lambda line: json.dumps({"log": line + "\n", "stream": "stderr"}),
+    "journalctl -o json": lambda line: json.dumps({"MESSAGE": line, "PRIORITY": "6"}),
+    "journalctl": lambda line: "Nov 24 06:29:14 host registry[1]: " + line,
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_lines_in_every_form_are_kept_and_tell_how_a_pull_ended(tmp_path, wrapping):
+    lines = [WRAPPINGS[wrapping](line) for line in LINES]
+    with Piped(tmp_path) as listener:
+        assert "the registry's log on standard input to listener_log/registry.log" in listener.out
+        listener.tell(*lines)
+        for each in EVENTS:
+            assert listener.post(each) == (200, "")
+        until(lambda: "  complete  " in listener.out, lambda: listener.out)
+        assert listener.kept() == lines
+        assert listener.stop() == 0 and listener.err == ""
+
+
+def test_what_docker_logs_repeats_from_the_beginning_counts_once(tmp_path):
+    with Piped(tmp_path) as listener:
+        listener.tell(*LINES[:30])
+        until(lambda: listener.kept() == LINES[:30])
+        assert listener.stop() == 0
+        listener.start()
+        listener.tell(*LINES[:40])  # ten more came while the listener was down
+        until(lambda: listener.kept() == LINES[:40])
+        listener.tell(*LINES)  # somebody's loop around docker logs
+        until(lambda: listener.kept() == LINES)
+        assert listener.stop() == 0 and listener.err == ""
+
+
+def test_of_a_long_log_what_is_older_than_what_is_remembered_counts_once(tmp_path):
+    size = sum(len(line) + 1 for line in LINES)
+    with Piped(tmp_path, REPLAYED_BYTES=size // 2) as listener:
+        listener.tell(*LINES)
+        until(lambda: listener.kept() == LINES)
+        assert listener.stop() == 0
+        listener.start()
+        new = LINES[-1].replace("go.version", "new=line go.version")
+        listener.tell(*LINES, new)
+        until(lambda: listener.kept()[-1] == new)
+        assert listener.kept() == [*LINES, new]
+
+
+def test_a_line_that_comes_by_syslog_as_well_counts_once(tmp_path):
+    with Piped(tmp_path, "--syslog-port", "0") as listener:
+        assert f"udp port {listener.syslog_port} and standard input to" in listener.out
+        listener.syslog(*(b"<27>1 - - - - - - " + line.encode() for line in LINES))
+        until(lambda: sorted(listener.kept()) == sorted(LINES))
+        listener.tell(*LINES, "one more")
+        until(lambda: listener.kept()[-1] == "one more")
+        assert sorted(listener.kept()) == sorted([*LINES, "one more"])
+
+
+def test_repeats_are_bounded(tmp_path):
+    repeats = module.Repeats(str(tmp_path / "none"))
+    repeats.MAX_LINES = 3
+    assert [repeats.is_new(line) for line in "abcabcd"] == [True] * 3 + [False] * 3 + [True]
+    assert [repeats.is_new(line) for line in "dcba"] == [False] * 3 + [True]
+
+
+def test_the_end_of_the_input_is_said_and_the_listener_goes_on(tmp_path):
+    with Piped(tmp_path) as listener:
+        listener.tell(b"a last line without its end")
+        listener.input.close()
+        until(lambda: "standard input has ended" in listener.err)
+        assert listener.err.count("\n") == 1
+        until(lambda: listener.kept() == ["a last line without its end"])
+        assert listener.post(event()) == (200, "")
+        assert listener.stop() == 0 and listener.err.count("\n") == 1
+
+
+def hint_without_pipe(listener):
+    until(lambda: "docker logs -f REGISTRY 2>&1 | python listener.py --registry-log -"
+          in listener.err, lambda: listener.err)
+    assert listener.post(event()) == (200, "")
+    assert listener.stop() == 0
+    assert listener.err.count("\n") == 1
+
+
+def test_a_terminal_in_place_of_a_pipe_is_said_and_does_no_harm(tmp_path):
+    ours, theirs = pty.openpty()
+    with Listener(tmp_path, "--registry-log", "-", stdin=theirs) as listener:
+        hint_without_pipe(listener)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_closed_standard_input_is_said_and_does_no_harm(tmp_path):
+    with Listener(tmp_path, "--registry-log", "-", preexec_fn=lambda: os.close(0)) as listener:
+        hint_without_pipe(listener)
+
+
+def test_a_line_without_an_end_is_cut_and_the_next_is_read(tmp_path):
+    with Piped(tmp_path) as listener:
+        listener.tell(b"before\n")
+        for _ in range(100):
+            listener.tell(b"x" * (1 << 20))
+        listener.tell(b' time="forged"\nafter\n')
+        until(lambda: listener.kept()[-1] == "after")
+        before, cut, after = listener.kept()
+        assert (before, after) == ("before", "after") and set(cut) == {"x"}
+        assert (listener.memory() or 0) < 100 << 20
+
+
+def test_control_characters_and_broken_utf8_are_escaped(tmp_path):
+    with Piped(tmp_path) as listener:
+        listener.tell(b"\x1b[31mred\x07 \xff\xe2\x80\xae\r\n\x00\n")
+        until(lambda: listener.kept() == [r"\x1b[31mred\x07 \xff\u202e", r"\x00"])
+        assert listener.stop() == 0 and listener.err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_the_middle_of_the_input(tmp_path, number):
+    with Piped(tmp_path) as listener:
+        listener.tell(b"the beginning of a li")
+        assert listener.stop(number) == 0
+        assert listener.err == ""
+        listener.start()
+
+        def flood():
+            with pytest.raises(BrokenPipeError):
+                for times in range(1 << 40):
+                    listener.tell(b"".join(b"%d\n" % (times * 1000 + i) for i in range(1000)))
+
+        writer = threading.Thread(target=flood)
+        writer.start()
+        until(lambda: listener.registry_log.stat().st_size > 100_000)
+        assert listener.post(event()) == (200, "")
+        assert listener.stop(number) == 0
+        writer.join()
+        assert listener.err == ""
+
+
+def test_only_standard_input_can_be_followed(tmp_path):
+    done = subprocess.run(["python3", LISTENER, "--registry-log", "registry.log"], cwd=tmp_path,
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "--registry-log" in done.stderr
+
+
+@contextlib.contextmanager
+def docker_logs(registry):
+    """What `docker logs -f REGISTRY 2>&1` writes into a pipe."""
+    process = subprocess.Popen(["docker", "logs", "-f", registry.name], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    try:
+        yield process.stdout
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def downloads(listener):
+    """How many downloads of blobs registry.log tells of, and how many log.log."""
+    lines = re.findall(r"method=GET .*/blobs/sha256:.*response\.written",
+                       listener.registry_log.read_text("utf-8"))
+    return len(lines), sum("/blobs/" in each["target"]["url"] and each["action"] == "pull"
+                           and each["request"]["method"] == "GET" for each in listener.events())
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("version", [2, 3])
+def test_docker_logs_of_a_real_registry(tmp_path, version):
+    """docker logs -f REGISTRY 2>&1 | python listener.py --registry-log -"""
+    port = free_port()
+    with Registry(tmp_path, f"http://127.0.0.1:{port}/log", version) as registry:
+        registry.push("my/app", 30_000_000)
+        for start in range(2):
+            with docker_logs(registry) as logs, Faulty(
+                    tmp_path, "--registry-log", "-", "--port", port, stdin=logs) as listener:
+                registry.pull("my/app")
+                until(lambda: "my/app:1  complete  30.0 MB" in listener.out, lambda: listener.out)
+                registry.pull("my/app", cut=400)
+                until(lambda: downloads(listener) == (4 * start + 4, 4 * start + 4))
+                passing = itertools.count(31, 31)
+                until(lambda: listener.pass_time(next(passing))
+                      or "my/app:1  interrupted  " in listener.out, lambda: listener.out)
+                assert listener.stop() == 0 and listener.err == ""
+        status, out, err = run(tmp_path, "pulls", "--json")
+        pulls = [json.loads(line) for line in out.splitlines()]
+        assert [pull["sent"] < pull["size"] for pull in pulls] == [False, True] * 2
+        lines = listener.registry_log.read_text().splitlines()
+        assert len(lines) == len(set(lines))
