@@ -74,12 +74,13 @@ import stat
 import sys
 import threading
 import time
+import urllib.parse
 import zlib
 from datetime import datetime, timezone
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
-                    Set, TextIO, Tuple)
+                    Sequence, Set, TextIO, Tuple)
 
 
 # ------------------------------------------------------------------------------------ text and JSON
@@ -1133,9 +1134,36 @@ class StandardInput:
 
 # --------------------------------------------------------------------------------------- understand
 
+# How pulls are found in requests. An event and two log lines tell of one GET of a blob, an event of
+# a GET or HEAD of a manifest; the request's id joins them, and times only order requests.
+#
+# A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
+# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
+# requests of one user agent for one repository of one registry are a Conversation, in the order of
+# time, and each finds its place in it when those before it have found theirs. What comes late is
+# put into the order, and those after it find their places anew: so there is one way in which a
+# request finds its place, and the order in which facts come changes nothing.
+#
+# A blob goes to the newest pull of its client and user whose image has it and that lacks it. A pull
+# whose client has the manifest already asks only for the index and for blobs: its manifest is the
+# one in the index, of those the registry has told of before, that has these blobs. A request from
+# an address without such a pull goes to a pull of another address, which is the same client behind
+# NAT. A log of whole seconds, or clocks that differ, make a blob seem older than its manifest, by
+# up to SLACK.
+#
+# Sure is only what the registry's log tells: how much of each blob was sent. A layer that was not
+# asked for was there already if it is at the beginning of the list, as docker fetches layers in
+# order, or if it was sent to the same client before; else nobody knows, and the pull is `unknown`.
+
+COMPLETE_SECONDS = 5  # a client asks for the next layer within
+RESUME_SECONDS = 0.9  # in which the event of a new pull comes, where its lines came before
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
+SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_LINE = 64 << 10  # characters of a line of the registry's log that is read
 MAX_USUAL_LINE = 4000  # of one that is first held against the usual form
+MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
+MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
+PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
                "application/vnd.oci.image.index.v1+json"}
 MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
@@ -1148,18 +1176,21 @@ IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
 class Fact(NamedTuple):
     """What one event, or one line of the registry's log, says of one request to the registry."""
 
-    kind: str  # "manifest", "blob", or "start": the registry itself started
+    kind: str  # "manifest", "pushed" (a manifest), "blob", or "start": the registry itself started
     time: float  # seconds since 1970
-    stamp: str = ""  # the same as it was written, RFC 3339
+    stamp: str  # the same as it was written, RFC 3339
     request: str = ""  # its id, the same in events and in log lines
-    method: str = ""
+    registry: str = ""  # the name under which the client knows it
+    instance: str = ""  # id of the registry's process, new at each start
     repository: str = ""
+    method: str = ""
     digest: str = ""
     tag: Optional[str] = None
     size: Optional[int] = None  # bytes, of the blob
     media_type: str = ""
     references: Tuple[Tuple[str, int, str], ...] = ()  # of a manifest: digest, bytes, media type
     client: str = ""  # host, without the port
+    proxied: bool = False  # the address bears no port
     agent: str = ""
     user: Optional[str] = None
     event: bool = False  # told by an event: its user is known, even when that is None
@@ -1167,6 +1198,8 @@ class Fact(NamedTuple):
     began: Optional[float] = None  # seconds since 1970
     status: Optional[int] = None
     written: Optional[int] = None  # bytes of the answer that went into the socket
+    client_left: bool = False  # an error that the client made by leaving
+    in_parts: bool = False  # the answer to a request for several ranges at once
 
 
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
@@ -1186,45 +1219,59 @@ def is_blob(target: dict) -> bool:
         target.get("mediaType") == "application/octet-stream")
 
 
-def event_fact(event: dict) -> Optional[Fact]:
-    """What an event says of a pull; None for a push and all else that is no part of a pull.
+def bears_no_port(address: str) -> bool:
+    """Whether an address is one that a proxy passed on (X-Forwarded-For), and not a socket's."""
+    return bool(address) and not address.startswith("[") and address.count(":") != 1
 
-    A client that pushes asks with HEAD whether blobs are there: that is no download either.
+
+def event_fact(event: dict) -> Optional[Fact]:
+    """What an event says of a pull, or of a manifest that was pushed; None for all else.
+
+    A client that pushes asks with HEAD whether blobs are there: that is no download.
     """
-    if event.get("action") != "pull":
+    action = event.get("action")
+    if action != "pull" and action != "push":
         return None
     target, request = child(event, "target"), child(event, "request")
     blob, method = is_blob(target), text_of(request, "method") or "GET"
-    if method != "GET" and (blob or method != "HEAD"):
+    if action == "push" and blob or action == "pull" and method != "GET" and (
+            blob or method != "HEAD"):
         return None
     stamp, media_type = text_of(event, "timestamp"), text_of(target, "mediaType")
     try:
         at = seconds(stamp)
     except ValueError:
         return None
+    address = text_of(request, "addr")
     return Fact(
-        "blob" if blob else "manifest", at, stamp, text_of(request, "id") or text_of(event, "id"),
-        method, text_of(target, "repository"), text_of(target, "digest"),
-        text_of(target, "tag") or None, amount(target.get("size")), media_type,
-        event_references(target) if media_type in KNOWN_TYPES else (),
-        host(text_of(request, "addr")), text_of(request, "useragent"),
-        text_of(child(event, "actor"), "name") or None, True, True)
+        kind="blob" if blob else "manifest" if action == "pull" else "pushed", time=at, stamp=stamp,
+        request=text_of(request, "id") or text_of(event, "id"), registry=text_of(request, "host"),
+        instance=text_of(child(event, "source"), "instanceID"),
+        repository=text_of(target, "repository"), method=method, digest=text_of(target, "digest"),
+        tag=text_of(target, "tag") or None, size=amount(target.get("size")), media_type=media_type,
+        references=event_references(target) if media_type in KNOWN_TYPES else (),
+        client=host(address), proxied=bears_no_port(address), agent=text_of(request, "useragent"),
+        user=text_of(child(event, "actor"), "name") or None, event=True, ended=True)
 
 
 # logrus writes its fields in the order of their names: one expression reads the usual line at once,
 # in a third of the time that it takes to take any line apart.
 _USUAL_LINE = re.compile(
     r'time="([^"]+)" level=info msg="(authorized request|response completed)" '
-    r'(?:auth\.user\.name=([^" ]+) )?go\.version=\S+ http\.request\.host=\S+ '
+    r'(?:auth\.user\.name=([^" ]+) )?go\.version=\S+ http\.request\.host="?([^"\\ ]+)"? '
     r'http\.request\.id=([^" ]+) http\.request\.method=GET '
-    r'http\.request\.remoteaddr="([^"\\]+)" http\.request\.uri="/v2/([^"\\?]+)/blobs/([^"\\?/]+)" '
+    r'http\.request\.remoteaddr="?([^"\\ ]+)"? '
+    r'http\.request\.uri="/v2/((?:(?!/v2/)[^"\\?%])+)/blobs/([^"\\?/%]+)" '
     r'http\.request\.useragent="([^"\\]*(?:\\.[^"\\]*)*)" '
-    r'(?:http\.response\.contenttype=\S+ http\.response\.duration=(\S+) '
+    r'(?:http\.response\.contenttype=(\S+) http\.response\.duration=(\S+) '
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
 _LOGFMT = re.compile(r'([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
 _DURATION = re.compile(r"([\d.]+)(h|ms|m|s|µs|us|ns)")
 _UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_CLIENT_LEFT = re.compile("broken pipe|connection reset by peer")
+
+
 _ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)')
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
@@ -1239,17 +1286,13 @@ def _unquote(text: str) -> str:
     return _ESCAPE.sub(character, text)
 
 
-def _blob_fact(stamp: str, request: str, repository: str, digest: str, client: str, agent: str,
-               user: Optional[str], duration: Optional[str], status: Any, written: Any) -> Fact:
-    at = began = seconds(stamp)
-    if duration is not None:
-        for number, unit in _DURATION.findall(duration[:40]):
-            began -= float(number) * _UNITS[unit]
-        status, written = int(status), amount(int(written))
-        if written is None:
-            raise ValueError("not a number of bytes")
-    return Fact("blob", at, stamp, request, "GET", repository, digest, None, None, "", (), client,
-                agent, user, False, duration is not None, began, status, written)
+def _unquoted(value: str) -> str:
+    """A value of a text line: logrus quotes those with blanks as Go quotes strings."""
+    if value.startswith('"'):
+        value = value[1:-1]
+        if "\\" in value:
+            value = _unquote(value)
+    return value
 
 
 # A colour, as it is or as a log daemon escapes it.
@@ -1295,39 +1338,6 @@ def log_fields(line: str) -> Dict[str, Any]:
     return {}
 
 
-def _unquoted(value: str) -> str:
-    """A value of a text line: logrus quotes those with blanks as Go quotes strings."""
-    if value.startswith('"'):
-        value = value[1:-1]
-        if "\\" in value:
-            value = _unquote(value)
-    return value
-
-
-def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
-    message, stamp = _field(fields, "msg"), _field(fields, "time")
-    if message.startswith("listening on"):
-        return Fact("start", seconds(stamp), stamp)
-    ended = message.startswith("response completed")
-    if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
-        return None
-    blob = _BLOB_URI.search(_field(fields, "http.request.uri"))
-    if not blob:
-        return None
-    request = _field(fields, "http.request.id")
-    if not request:
-        raise ValueError("no http.request.id")
-    return _blob_fact(
-        stamp, request, blob[1], blob[2], host(_field(fields, "http.request.remoteaddr")),
-        _field(fields, "http.request.useragent"), _field(fields, "auth.user.name") or None,
-        *([_field(fields, "http.response.duration"), fields["http.response.status"],
-           fields.get("http.response.written", 0)] if ended else [None] * 3))
-
-
-def _field(fields: Dict[str, Any], name: str) -> str:
-    return str(fields.get(name, ""))[:MAX_TEXT]
-
-
 def line_fact(line: str) -> Optional[Fact]:
     """What a line of the registry's log says of a blob's download, or of the registry's start.
 
@@ -1336,10 +1346,14 @@ def line_fact(line: str) -> Optional[Fact]:
     """
     usual = _USUAL_LINE.search(line) if len(line) < MAX_USUAL_LINE else None
     if usual:
-        stamp, message, user, request, address, name, digest, agent, *answer = usual.groups()
+        (stamp, message, user, registry, request, address, repository, digest, agent, kind, *answer
+         ) = usual.groups()
         if message[0] == "a" or answer[0]:
-            return _blob_fact(stamp, request, name, digest, host(address),
-                              _unquote(agent) if "\\" in agent else agent, user, *answer)
+            return _blob_fact(
+                stamp, answer, request=request, registry=registry, repository=repository,
+                digest=digest, client=host(address), proxied=bears_no_port(address),
+                agent=_unquote(agent) if "\\" in agent else agent, user=user,
+                in_parts=kind is not None and kind.startswith('"multipart/'))
     if not ("/blobs/" in line and "GET" in line or "listening on" in line):
         return None
     try:
@@ -1351,253 +1365,445 @@ def line_fact(line: str) -> Optional[Fact]:
         raise ValueError(f"a line of the registry's log: {error!r}") from None
 
 
-class Request:
-    """A client's GET of one blob: what its event and its log lines have told so far."""
+def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
+    message, stamp = _field(fields, "msg"), _field(fields, "time")
+    instance = _field(fields, "instance.id")
+    if message.startswith("listening on"):
+        # Other programs say so as well; only a registry has an id.
+        return Fact("start", seconds(stamp), stamp, instance=instance) if instance else None
+    ended = message.startswith("response completed")
+    if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
+        return None
+    blob = _BLOB_URI.search(urllib.parse.unquote(_field(fields, "http.request.uri")))
+    if not blob:
+        return None
+    request, address = _field(fields, "http.request.id"), _field(fields, "http.request.remoteaddr")
+    if not request:
+        raise ValueError("no http.request.id")
+    return _blob_fact(
+        stamp, [_field(fields, "http.response.duration"), fields["http.response.status"],
+                fields.get("http.response.written", 0)] if ended else (),
+        request=request, registry=_field(fields, "http.request.host"), instance=instance,
+        # Under an http.prefix with /v2/ in it, only this says what the repository is.
+        repository=_field(fields, "vars.name") or blob[1], digest=blob[2],
+        client=host(address), proxied=bears_no_port(address),
+        agent=_field(fields, "http.request.useragent"),
+        user=_field(fields, "auth.user.name") or None,
+        client_left=bool(_CLIENT_LEFT.search(_field(fields, "err.detail") or message)),
+        in_parts=_field(fields, "http.response.contenttype").startswith("multipart/"))
 
-    __slots__ = ("id", "digest", "size", "user", "user_known", "began", "ended", "ended_stamp",
-                 "lost", "status", "written", "pull")
+
+def _field(fields: Dict[str, Any], name: str) -> str:
+    return str(fields.get(name, ""))[:MAX_TEXT]
+
+
+def _blob_fact(stamp: str, answer: Sequence[Any], **members: Any) -> Fact:
+    """A line's Fact; ANSWER is duration, status and bytes written, if the request has ended."""
+    at = began = seconds(stamp)
+    duration, status, written = answer if answer and answer[0] is not None else (None, None, None)
+    if duration is not None:
+        for number, unit in _DURATION.findall(duration[:40]):
+            began -= float(number) * _UNITS[unit]
+        status, written = int(status), amount(int(written))
+        if written is None:
+            raise ValueError("not a number of bytes")
+    return Fact("blob", at, stamp, method="GET", ended=duration is not None, began=began,
+                status=status, written=written, **members)
+
+
+def text_held(text: Optional[str]) -> int:
+    """Roughly the bytes of memory that a text takes beyond the object that has it."""
+    return 0 if not text else len(text) if text.isascii() else 4 * len(text)
+
+
+class Manifest:
+    """What the registry has told of a manifest: the children of an index, or an image's blobs."""
+
+    __slots__ = ("digest", "is_index", "children", "config", "config_type", "layers", "order",
+                 "blobs", "held")
 
     def __init__(self, fact: Fact) -> None:
-        self.id, self.digest = fact.request, fact.digest
-        self.size: Optional[int] = None
+        references = fact.references
+        self.digest = fact.digest
+        self.is_index = fact.media_type in INDEX_TYPES
+        self.children = [name for name, _, _ in references[:MAX_CHILDREN]] if self.is_index else []
+        self.config: Optional[str] = None
+        self.config_type, self.layers = "", 0
+        self.order: Dict[str, int] = {}  # place in the list of each layer the registry may be asked
+        self.blobs: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
+        if references and not self.is_index:
+            # Config first, then the layers: in both formats and in all versions of the registry.
+            self.config, _, self.config_type = references[0]
+            self.layers = len(references) - 1
+            self.blobs = {digest: size for digest, size, _ in references}
+            for digest, _, media_type in references[1:]:
+                # Layers of Windows come from elsewhere.
+                if "foreign" not in media_type and "nondistributable" not in media_type:
+                    self.order.setdefault(digest, len(self.order))
+
+        # Roughly the bytes of memory that it takes.
+        self.held = 500 + sum(300 + text_held(digest)
+                              for digest in itertools.chain(self.blobs or (), self.children))
+
+
+class Request:
+    """A client's request for a manifest or a blob: what events and log lines have told of it."""
+
+    __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "entry",
+                 "pull", "proxied", "user", "user_known", "stamp", "size", "first_seen",
+                 "last_seen", "began", "starts_seen", "ended", "ended_stamp", "status", "written",
+                 "client_left", "in_parts", "is_coarse")
+
+    def __init__(self, fact: Fact, manifest: Optional[Manifest] = None) -> None:
+        self.id, self.client, self.digest = fact.request, fact.client, fact.digest
+        self.tag, self.method, self.manifest = fact.tag, fact.method, manifest
+        self.conversation: Optional[Conversation] = None
+        self.entry: Tuple = ()  # its place in there, in the order of time
+        self.pull: Optional[Pull] = None
+        self.proxied = fact.proxied
         self.user: Optional[str] = None
         self.user_known = False
+        self.stamp = fact.stamp
+        self.size: Optional[int] = None
+        self.first_seen = self.last_seen = 0.0  # on the Tracker's clock
         self.began: Optional[float] = None
+        self.starts_seen = False  # a line told of it when it began: there is token auth
         self.ended: Optional[float] = None
         self.ended_stamp = ""
-        self.lost = False  # ended with the registry that served it, nobody knows after how much
         self.status: Optional[int] = None
         self.written: Optional[int] = None
-        self.pull: Optional[Pull] = None
+        self.client_left = self.in_parts = False
+        self.is_coarse = False  # its time is in whole seconds
 
     def learn(self, fact: Fact) -> bool:
-        """Take in FACT; whether it changes what pull this request may belong to."""
-        moves = self.pull is None
+        """Take in FACT; whether it changes where this request may belong."""
+        moves = False
         if fact.event or fact.user:
+            moves = self.pull is None or self.pull.user != fact.user
             self.user, self.user_known = fact.user, True
-            moves = moves or self.pull.user != fact.user
         if fact.size is not None:
             self.size = fact.size
-        if fact.began is not None:
-            moves = moves or self.began is None
-            self.began = fact.began if self.began is None else min(self.began, fact.began)
-        if fact.ended:
-            self.ended, self.ended_stamp, self.lost = fact.time, fact.stamp, False
-        if fact.status is not None:
+        if fact.began is not None and self.began is None:
+            self.began, moves = fact.began, True
+            self.is_coarse = "." not in fact.stamp
+        if not fact.ended and not self.starts_seen:
+            self.starts_seen = True
+        if fact.ended and (self.ended is None or fact.status is not None and self.status is None):
+            self.ended, self.ended_stamp = fact.time, fact.stamp
+        if fact.status is not None and self.status is None:  # the log may be read twice
             self.status, self.written = fact.status, fact.written
+            self.client_left, self.in_parts = fact.client_left, fact.in_parts
         return moves
 
     @property
     def time(self) -> float:
-        """When it was asked, or what is known that is nearest to that."""
+        """When it was asked, or what is known that is nearest to that; seconds since 1970."""
         return self.began if self.began is not None else self.ended or 0.0
 
+    @property
+    def order(self) -> float:
+        """Where it stands among others: a manifest before its blobs, whatever the clocks say."""
+        if self.manifest:
+            return self.time - SLACK
+        return self.time + 1 if self.is_coarse else self.time
+
+    @property
+    def held(self) -> int:
+        """Roughly the bytes of memory that it takes, with its share of its pull."""
+        texts = (self.id, self.client, self.digest, self.tag, self.user, self.stamp,
+                 self.ended_stamp)
+        return 1500 + (self.manifest.held if self.manifest else 0) + sum(map(text_held, texts))
 
 class Blob(NamedTuple):
     """How far a blob has come in a pull."""
 
-    state: str  # "whole", "open", "cut", or "unknown": nothing tells how much was sent
+    state: str  # "whole", "open", "cut", "refused", or "unknown": nothing tells how much was sent
     sent: Optional[int]  # bytes, None where nobody can know
     size: Optional[int]
+    error: Optional[int] = None  # the status with which it was refused
 
 
-class Progress:
+class BlobRequests:
     """The requests for one blob in one pull, and what they add up to.
 
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("requests", "open", "size", "whole", "parts", "unknown")
+    __slots__ = ("open", "size", "whole", "parts", "answers", "smallest", "last_end", "overlap",
+                 "in_parts", "unknown", "redirected", "refused", "count")
 
-    def __init__(self) -> None:
-        self.requests: Dict[str, Request] = {}
+    def __init__(self, size: Optional[int]) -> None:
+        """SIZE, in bytes, is what the manifest says."""
         self.open: Dict[str, Request] = {}  # those of which no end is known
-        self.size: Optional[int] = None  # bytes
-        self.whole = self.parts = 0  # bytes, of the longest whole answer and of all others
+        self.size = size
+        self.whole = 0  # bytes, of the longest whole answer
+        self.parts = 0  # bytes, of all answers to Range requests
+        self.answers = 0  # number of these
+        self.smallest: Tuple[int, ...] = ()  # bytes of the two smallest of them
+        self.last_end = 0.0
+        self.overlap = False  # some of them were sent at once
+        self.in_parts = False  # some were for several ranges
         self.unknown = 0  # how many ended with nothing to tell how much they sent
+        self.redirected = False  # the storage sends the bytes
+        self.refused: Optional[int] = None  # the last status that refused it
+        self.count = 0
 
     def add(self, request: Request) -> None:
-        self.requests[request.id] = request
-        self.size = self.size if request.size is None else request.size
+        self.count += 1
+        self.size = request.size if self.size is None else self.size
+        self._count(request)
+
+    def _count(self, request: Request) -> None:
+        status, written = request.status, request.written
         if request.ended is None:
             self.open[request.id] = request
+        elif status is None:
+            self.unknown += 1
+        elif 300 <= status < 400:
+            self.unknown += 1
+            self.redirected = True
+        elif status >= 400 and status != 416 and not request.client_left and not (
+                self.size and written >= self.size):
+            self.refused = status
+        elif status == 206 or status == 416:  # 416: what follows the end, of what is there
+            written = written if status == 206 else 0
+            self.overlap = self.overlap or request.time < self.last_end
+            self.last_end = max(self.last_end, request.ended)
+            self.in_parts = self.in_parts or request.in_parts
+            self.answers += 1
+            self.parts += written
+            self.smallest = tuple(sorted((*self.smallest, written))[:2])
         else:
-            self._count(request, 1)
+            self.whole = max(self.whole, written)
 
-    def remove(self, request: Request) -> None:
-        del self.requests[request.id]
-        if self.open.pop(request.id, None) is None:
-            self._count(request, -1)
+    def learn(self, request: Request, fact: Fact) -> bool:
+        """Let one of the requests learn FACT; whether that changes where it may belong."""
+        settled = request.status is not None
+        if request.ended is not None and not settled:
+            self.unknown -= 1
+        self.open.pop(request.id, None)
+        moves = request.learn(fact)
+        self.size = request.size if self.size is None else self.size
+        if not settled:
+            self._count(request)
+        return moves
 
-    def _count(self, request: Request, times: int) -> None:
-        status = request.status
-        if status is None or 300 <= status < 400:  # 307: the storage sends the bytes
-            self.unknown += times
-        elif status == 206:
-            self.parts += times * request.written
-        elif status < 300 and times > 0:
-            self.whole = max(self.whole, request.written)
-        elif status < 300 and request.written == self.whole:
-            self.whole = max((other.written for other in self.requests.values()
-                              if other.status is not None and other.status != 206
-                              and other.status < 300), default=0)
+    def is_proven(self, size: int) -> bool:
+        """Whether answers that overlap, each as long as it took the client to hang up, are all.
+
+        The last of n then ends with the blob, and all others hold a part or more of equal size.
+        """
+        if self.answers < 2 or self.parts == size:
+            return self.parts >= size
+        last, next_smallest = self.smallest
+        part, rest = divmod(size - last, self.answers - 1)
+        return not rest and part % PART_MULTIPLE == 0 and last <= part <= next_smallest
+
+
+_start = operator.attrgetter("started")
 
 
 class Pull:
-    """One client's download of one image, or its question whether there is a newer one."""
+    """One client's download of one image, or its question whether there is a newer one: facts.
 
-    def __init__(self, fact: Fact) -> None:
-        self.client, self.agent, self.user = fact.client, fact.agent, fact.user
-        self.repository = fact.repository
-        self.started, self.stamp = fact.time, fact.stamp
-        self.ended_time, self.ended_stamp = fact.time, fact.stamp
-        self.progress: Dict[str, Progress] = {}  # of the blobs that were asked for, by digest
-        self.latest = fact.time  # when the last of them was asked for
-        self.starts_seen = False  # the log tells when requests begin: there is token auth
-        self.restarted = False  # the registry was started anew meanwhile
-        self.heard = self.last = 0.0  # first and last sign of life, on the Tracker's clock
-        self.due = 0.0  # when its verdict may be another, on the Tracker's clock
-        self.siblings: List[Pull] = []  # all of the same client, agent and repository, by start
-        self.announced = False
-        self.said = "running"  # the verdict that was last told
+    Its requests are added in the order of their time.
+    """
+
+    def __init__(self, conversation: Conversation, first: Request) -> None:
+        self.conversation = conversation
+        self.registry, self.agent, self.repository = conversation.key
+        self.client, self.user = first.client, first.user
         self.reset()
 
-    # -- manifests
-
     def reset(self) -> None:
-        """Know of no manifest (any more)."""
-        self.manifests: List[Fact] = []  # the requests for manifests, in the order of their time
+        """Have no requests (any more)."""
+        self.requests: List[Request] = []
+        self.asked: Dict[str, BlobRequests] = {}  # the blobs that were asked for, by digest
+        self.manifests: List[Request] = []  # those for manifests
+        self._manifests_asked: Set[Tuple[str, str, bool]] = set()  # digest, method, whether by tag
+        self.images: Dict[str, Manifest] = {}  # asked for, or inferred from the blobs; by digest
+        self.children: Dict[str, None] = {}  # digests of the manifests in its indexes
+        self.index: Optional[str] = None  # digest of the first of these
         self.tag: Optional[str] = None
-        self.asked = ""  # the digest that was asked for first
-        self.digest: Optional[str] = None  # of the image's manifest
-        self.index: Optional[str] = None  # digest of the multi-arch index that led to it
-        self.children: Set[str] = set()  # digests of the index's manifests
-        self.blobs: Optional[Dict[str, int]] = None  # config and layers: bytes by digest
-        self.config: Optional[str] = None
-        self.config_media_type = ""
-        self.weight = 0  # how many things it holds on to, its requests aside
-
-    def takes(self, fact: Fact) -> bool:
-        """Whether a request for a manifest goes on with this pull, rather than begin another.
-
-        It goes on from an index to a manifest of it, or from a question (HEAD, or by tag) to the
-        answer (GET, or by digest); asking the same again is another pull.
-        """
-        if fact.time - self.manifests[-1].time > QUIET_SECONDS or fact.tag and (
-                fact.method == "HEAD" or fact.tag != self.tag):
-            return False
-        if fact.digest not in (self.index, self.digest) and (
-                self.digest or fact.digest not in self.children):
-            return False
-        return not any(fact.digest == earlier.digest and fact.method == earlier.method
-                       and (fact.tag or not earlier.tag) for earlier in self.manifests)
-
-    def add_manifest(self, fact: Fact) -> None:
-        """FACT is the latest request for a manifest in this pull."""
-        if not self.manifests:
-            self.started, self.stamp, self.asked = fact.time, fact.stamp, fact.digest
-        self.manifests.append(fact)
-        self.weight += 1 + 2 * len(fact.references)
-        self.tag = fact.tag or self.tag
-        self.end(fact.time, fact.stamp)
-        if fact.media_type in INDEX_TYPES:
-            self.index = fact.digest
-            self.children = {digest for digest, _, _ in fact.references}
-            return
-        self.digest = fact.digest
-        if fact.references:
-            # Config first, then the layers: in both formats and in all versions of the registry.
-            self.config, _, self.config_media_type = fact.references[0]
-            self.blobs = {digest: size for digest, size, _ in fact.references}
-
-    def end(self, at: float, stamp: str) -> None:
-        if at >= self.ended_time:
-            self.ended_time, self.ended_stamp = at, stamp
-
-    # -- blobs
-
-    def add_request(self, request: Request) -> None:
-        request.pull = self
-        self.latest = max(self.latest, request.time)
-        if request.ended is not None:
-            self.end(request.ended, request.ended_stamp)
-        if request.digest not in self.progress:
-            self.progress[request.digest] = Progress()
-        self.progress[request.digest].add(request)
-
-    def drop_request(self, request: Request) -> None:
-        progress = self.progress[request.digest]
-        progress.remove(request)
-        if not progress.requests:
-            del self.progress[request.digest]
-
-    def requests(self) -> List[Request]:
-        return [request for progress in self.progress.values()
-                for request in progress.requests.values()]
+        self.started, self.stamp = 0.0, ""
+        self.ended_time, self.ended_stamp = 0.0, ""
+        self.first_seen = self.last_seen = 0.0  # signs of life, on the Tracker's clock
+        self.last_asked = 0.0
+        self.starts_seen = False  # the log tells when requests begin: there is token auth
+        self.is_download = False  # not just a question
+        self.proxied = self.redirected = False
+        self.open = 0  # requests of which no end is known
+        self._chosen: Optional[List[Manifest]] = None
+        self._final: Optional[Dict[str, Blob]] = None
 
     @property
-    def empty(self) -> bool:
-        return not self.manifests and not self.progress
+    def engine(self) -> Engine:
+        return self.conversation.engine(self.client)
 
-    def wants(self, digest: str) -> bool:
-        """Whether the image has this blob; where its manifest is not known, any could be of it."""
-        return digest in self.blobs if self.blobs is not None else True
+    # -- what it is made of
 
-    def lacks(self, digest: str) -> bool:
-        """Whether what was sent of this blob is less than all of it."""
-        progress = self.progress.get(digest)
-        size = self._size(digest, progress) if progress else None
-        return size is None or self._reached(digest, progress) < size
+    def add(self, request: Request) -> None:
+        request.pull = self
+        if not self.requests:
+            self.started, self.stamp = request.time, request.stamp
+            self.first_seen, self.user = request.first_seen, request.user
+        self.requests.append(request)
+        self._chosen = None
+        if request.manifest:
+            self._add_manifest(request, request.manifest)
+        else:
+            self._infer_manifest(request.digest)
+            if request.digest not in self.asked:
+                self.asked[request.digest] = BlobRequests(self._size(request.digest))
+                self.conversation.askers.setdefault(request.digest, {})[self] = None
+            self.asked[request.digest].add(request)
+            self.open += request.ended is None
+        self.is_download = self.is_download or request.method == "GET"
+        self._note(request)
 
-    def _reached(self, digest: str, progress: Progress) -> int:
-        """How many bytes of a blob the client may have.
+    def learn(self, request: Request, fact: Fact) -> bool:
+        """Let one of the requests learn FACT; whether that changes where it may belong."""
+        self.open -= request.ended is None
+        moves = self.asked[request.digest].learn(request, fact)
+        self.open += request.ended is None
+        self._note(request)
+        return moves
 
-        containerd keeps what an interrupted pull brought, and the next one asks only for the rest.
+    def _note(self, request: Request) -> None:
+        self._final = None
+        self.last_seen = max(self.last_seen, request.last_seen)
+        self.last_asked = max(self.last_asked, request.first_seen)
+        self.proxied = self.proxied or request.proxied
+        self.starts_seen = self.starts_seen or request.starts_seen
+        at, stamp = request.ended, request.ended_stamp
+        if at is None:
+            at, stamp = request.time, request.stamp
+        if at >= self.ended_time:
+            self.ended_time, self.ended_stamp = at, stamp
+        if request.status is not None and 300 <= request.status < 400:
+            self.redirected = True
+
+    def _add_manifest(self, request: Request, manifest: Manifest) -> None:
+        if not self.manifests:
+            self.started, self.stamp, self.user = request.time, request.stamp, request.user
+        self.manifests.append(request)
+        self._manifests_asked.add((request.digest, request.method, bool(request.tag)))
+        self.tag = self.tag or request.tag
+        if manifest.is_index:
+            self.index = self.index or manifest.digest
+            self.children.update(dict.fromkeys(manifest.children))
+        else:
+            self.images[manifest.digest] = manifest
+
+    def _infer_manifest(self, digest: str) -> None:
+        """Of the manifests that the registry has told of before, the one that has this blob."""
+        if self.children and not any(image.blobs and digest in image.blobs
+                                     for image in self._some_images()):
+            found = self._child_with(digest)
+            if found:
+                self.images[found.digest] = found
+
+    def _some_images(self) -> Iterator[Manifest]:
+        return itertools.islice(self.images.values(), MAX_CHILDREN)
+
+    def _child_with(self, digest: str) -> Optional[Manifest]:
+        for name in itertools.islice(self.children, MAX_CHILDREN):
+            manifest = self.conversation.known.manifests.get(name)
+            if manifest and manifest.blobs and digest in manifest.blobs:
+                return manifest
+        return None
+
+    def contains(self, digest: str) -> int:
+        """2: the image has this blob; 1: it may have it; 0: it has not."""
+        for image in self._some_images():
+            if image.blobs is None:
+                return 1
+            if digest in image.blobs:
+                return 2
+        if self.children and self._child_with(digest):
+            return 2
+        return int(not self.images)
+
+    def is_missing(self, digest: str) -> bool:
+        """Whether what was sent of this blob is, for all that is known, less than all of it."""
+        requests = self.asked.get(digest)
+        return not requests or self._state(digest, requests, None).state != "whole"
+
+    def is_active(self, at: float) -> bool:
+        """Whether it may go on AT that time: something is open, or ended a moment ago."""
+        return at - self.ended_time < QUIET_SECONDS or self.open > 0
+
+    def continues_with(self, request: Request) -> bool:
+        """Whether a request for a manifest goes on with this pull, rather than begin another.
+
+        It goes on from a question (HEAD, or by tag) to the answer (GET, or by digest), and from an
+        index to a manifest in it; asking the same again is another pull.
         """
-        sent = progress.whole + progress.parts
-        if progress.parts and not progress.whole:
-            earlier = self._earlier(digest)
-            if earlier and earlier.lacks(digest):
-                sent += earlier._reached(digest, earlier.progress[digest])
-        return sent
+        if not self.manifests or not self.is_active(request.time):
+            return False
+        first, by_tag = self.manifests[0], bool(request.tag)
+        if request.tag:
+            if request.method == "HEAD" or (request.tag, request.digest) != (
+                    self.tag, first.digest):
+                return False
+        elif request.digest != first.digest and request.digest not in self.children:
+            return False
+        return not any((request.digest, request.method, way) in self._manifests_asked
+                       for way in {False, by_tag})
 
-    def _earlier(self, digest: str) -> Optional[Pull]:
-        """The pull of the same client and repository that asked for a blob before this one."""
-        return next((pull for pull in self.siblings[:-Tracker.MAX_CANDIDATES - 1:-1]
-                     if pull.started < self.started and pull.manifests
-                     and digest in pull.progress), None)
+    # -- the image
 
-    def _size(self, digest: str, progress: Progress) -> Optional[int]:
-        return progress.size if self.blobs is None else self.blobs.get(digest, progress.size)
+    @property
+    def chosen(self) -> List[Manifest]:
+        """The images whose layers the client takes.
 
-    def asked_blobs(self, now: float) -> Dict[str, Blob]:
-        """What has become of each blob that was asked for, by digest."""
-        return {digest: self._blob(digest, progress, now)
-                for digest, progress in self.progress.items()}
+        containerd asks for the manifests and configs of all platforms, and takes one.
+        """
+        if self._chosen is None:
+            left = set(self.asked)
+            self._chosen, images = [], list(self._some_images())
+            if len(images) > 1:
+                images.sort(key=lambda image: -len(left.intersection(image.order)))
+                for image in images:
+                    if left.intersection(image.order):
+                        left.difference_update(image.order)
+                        self._chosen.append(image)
+            else:
+                self._chosen = images
+        return self._chosen
 
-    def _blob(self, digest: str, progress: Progress, now: float) -> Blob:
-        size, sent = self._size(digest, progress), progress.whole + progress.parts
-        if size is not None and self._reached(digest, progress) >= size:
-            return Blob("whole", min(sent, size), size)
-        lost = False
-        for request in progress.open.values():
-            # A request of which no end was told may have lost its end, but hardly goes on if it
-            # were slower than 64 KiB/s.
-            if not request.lost and now - request.time < 600 + (size or 0) / (64 << 10):
-                return Blob("open", None, size)
-            lost = True
-        if progress.unknown or size is None or progress.parts and (lost or self.restarted):
-            # A Range request that follows a lost one may have brought all that was missing.
-            return Blob("unknown", None, size)
-        return Blob("cut", None if lost else sent, size)
-
-    # -- what it comes to
+    @property
+    def blobs(self) -> Optional[Dict[str, int]]:
+        """Bytes by digest of config and layers; None where no manifest told of them."""
+        chosen = self.chosen
+        if len(chosen) == 1:
+            return chosen[0].blobs
+        if not chosen or any(image.blobs is None for image in chosen):
+            return None
+        return {digest: size for image in chosen for digest, size in image.blobs.items()}
 
     @property
     def image(self) -> str:
+        """`repository:tag`, or `repository@digest` if no tag was asked for."""
         if self.tag:
             return f"{self.repository}:{self.tag}"
-        return f"{self.repository}@{self.asked}" if self.asked else self.repository
+        return f"{self.repository}@{self.asked_digest}" if self.manifests else self.repository
+
+    @property
+    def asked_digest(self) -> str:
+        """The digest that was asked for first."""
+        return self.manifests[0].digest if self.manifests else ""
+
+    @property
+    def digest(self) -> Optional[str]:
+        """Of the image's manifest, of the index if several platforms were taken."""
+        return self.chosen[0].digest if len(self.chosen) == 1 else (
+            self.index if self.chosen else None)
+
+    @property
+    def image_id(self) -> Optional[str]:
+        """The config's digest."""
+        return self.chosen[0].config if len(self.chosen) == 1 else None
 
     @property
     def size(self) -> Optional[int]:
@@ -1605,41 +1811,155 @@ class Pull:
 
     @property
     def layers(self) -> Optional[int]:
-        return None if self.blobs is None else len(self.blobs) - 1
+        return None if self.blobs is None else sum(image.layers for image in self.chosen)
+
+    # -- how far it has come
+
+    def asked_blobs(self, now: float) -> Dict[str, Blob]:
+        """What has become of each blob of the image that was asked for, by digest."""
+        if self._final is not None:
+            return self._final
+        blobs = self.blobs
+        return {digest: self._state(digest, requests, now)
+                for digest, requests in self.asked.items() if blobs is None or digest in blobs}
+
+    def finish(self, now: float) -> None:
+        """Stay as it is NOW, whatever happens to the pulls that it is compared with."""
+        self._final = self.asked_blobs(now)
+
+    def _size(self, digest: str) -> Optional[int]:
+        """Bytes of a blob, by the image's manifest or by the blob's own event."""
+        for image in self._some_images():
+            if image.blobs and digest in image.blobs:
+                return image.blobs[digest]
+        return self.asked[digest].size if digest in self.asked else None
+
+    def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
+        """How far a blob has come; NOW is when it is judged what is still open."""
+        size, sent = self._size(digest), requests.whole + requests.parts
+        if size is not None and sent + self._brought(digest, requests) >= size:
+            if requests.whole >= size or not requests.overlap or requests.is_proven(size):
+                return Blob("whole", min(sent, size), size)
+            if not requests.open:
+                return Blob("unknown", None, size)
+        lost = False
+        for request in requests.open.values():
+            if self.is_open(request, now):
+                return Blob("open", None, size)
+            lost = True
+        if requests.refused is not None and not lost:
+            return Blob("refused", min(sent, size or sent), size, requests.refused)
+        # A Range request that follows a lost one may have brought all that was missing; and one
+        # that follows nothing was for a part on purpose.
+        if requests.unknown or size is None or requests.answers and (
+                lost or self.restarted or requests.in_parts or not (
+                    requests.whole or self._earlier(digest) or self._takes_ranges)):
+            return Blob("unknown", None, size)
+        return Blob("cut", None if lost else min(sent, size), size)
+
+    @property
+    def _takes_ranges(self) -> bool:
+        """Whether the client asks for everything by Range, so for its image's config as well."""
+        return any(image.config in self.asked and self.asked[image.config].answers
+                   for image in self._some_images())
+
+    def _brought(self, digest: str, requests: BlobRequests) -> int:
+        """Bytes of a blob that earlier pulls brought.
+
+        containerd keeps what an interrupted pull brought, and the next asks for the rest only.
+        """
+        brought, pull = 0, self
+        for _ in range(MAX_CANDIDATES):
+            if requests.whole or not requests.answers:
+                break
+            pull = pull._earlier(digest)
+            if pull is None or any(image.config in pull.asked and image.config in self.asked
+                                   for image in self._some_images()):
+                break  # who asks for the config again has kept nothing
+            requests = pull.asked[digest]
+            brought += requests.whole + requests.parts
+        return brought
+
+    def _earlier(self, digest: str) -> Optional[Pull]:
+        """The pull of the same client that asked for a blob before this one."""
+        return max((pull for pull in self.conversation.latest_askers(digest)
+                    if pull.client == self.client and pull.started < self.started
+                    and pull.manifests), key=_start, default=None)
+
+    def is_open(self, request: Request, now: Optional[float]) -> bool:
+        """Whether a request of this pull may still be answered.
+
+        Not if the process that served it is gone. And one of which no end was told may have lost
+        its end, but hardly goes on if it were slower than 64 KiB/s.
+        """
+        if request.ended is not None or self.conversation.registry.last_restart > request.time:
+            return False
+        size = self._size(request.digest) or 0
+        return now is None or now - request.time < 600 + size / (64 << 10)
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the registry was started anew meanwhile."""
+        end = math.inf if self.open else self.ended_time + QUIET_SECONDS
+        return self.conversation.registry.restarted(self.started, end)
+
+    @property
+    def end(self) -> Tuple[float, str]:
+        """When its last request ended, or the process that served it was last heard of."""
+        if self.open and self.conversation.registry.last_restart > self.started:
+            return max((self.ended_time, self.ended_stamp),
+                       self.conversation.registry.last_sign(self.ended_time))
+        return self.ended_time, self.ended_stamp
 
     @property
     def all_asked(self) -> bool:
         """Whether nothing is left that the client may ask for."""
-        return self.blobs is not None and len(self.progress) == len(self.blobs)
+        return self.blobs is not None and len(self.asked) >= len(self.blobs) and all(
+            digest in self.asked for digest in self.blobs)
 
-    def verdict(self, now: float, blobs: Dict[str, Blob]) -> str:
-        """running, complete, up to date, interrupted or unknown.
+    def is_explained(self) -> bool:
+        """Whether it is known why the client did not ask for the blobs that it did not ask for."""
+        images = self.chosen or list(self.images.values())
+        if len(images) > 1 and not all(
+                child in self.images or child in self.conversation.known.manifests
+                for child in self.children):
+            return False  # of all platforms, some are missing
+        return all(self._explains(image) for image in images if image.blobs is not None)
 
-        BLOBS are its `asked_blobs(now)`. Whatever is not sure is `unknown`; whatever may yet go
-        on is `running`.
-        """
-        states = {blob.state for blob in blobs.values()}
-        if "open" in states:
-            return "running"
-        if self.restarted and not self.starts_seen and not self.all_asked:
-            states.add("unknown")  # what the old registry was sending is in no line
+    def _explains(self, image: Manifest) -> bool:
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
-        no_config = (self.config is not None and self.config not in blobs
-                     and self.config_media_type in IMAGE_CONFIG_TYPES)
-        if no_config:
-            earlier = self._earlier(self.config)
-            # containerd keeps a config from a pull that was interrupted; from one that was
-            # complete no client does, as it has the image then.
-            no_config = not earlier or earlier.lacks(self.config) or earlier.said == "complete"
-        if states == {"whole"} and not no_config:
-            return "complete"
-        if now - self.last < QUIET_SECONDS:
-            return "running"
-        if "cut" in states:
-            return "interrupted"
-        if "unknown" in states:
-            return "unknown"
-        return "interrupted" if states else "up to date"
+        if (image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES
+                and not self._was_sent(image.config, image)):
+            return False
+        places = sorted(image.order[digest] for digest in self.asked if digest in image.order)
+        if places and places[-1] - places[0] + 1 == len(places) and (
+                places[-1] == len(image.order) - 1):
+            return True  # all from the first to the last: those before it were there
+        if not places and not self.engine.was_busy(self):
+            return True  # else they may have waited for the layers of another pull
+        first = places[0] if places else 0
+        return all(place < first or digest in self.asked or self._was_sent(digest, image)
+                   for digest, place in image.order.items())
+
+    def _was_sent(self, digest: str, image: Manifest) -> bool:
+        """Whether another pull brought this client a blob, and it should still have it.
+
+        A client that got all of the same image before and asks again has removed it.
+        """
+        for pull in self.conversation.latest_askers(digest):
+            if pull is not self and pull.client == self.client and not pull.is_missing(digest):
+                if pull.started > self.started or pull.ended_time > self.started or not (
+                        image.digest in pull.images and pull.has_end(image)):
+                    return True
+        return self.engine.has_sent(digest)
+
+    def has_end(self, image: Manifest) -> bool:
+        """Whether all blobs that were asked for were sent, and the last of the image's list."""
+        return self.asks_end(image) and not any(map(self.is_missing, self.asked))
+
+    def asks_end(self, image: Manifest) -> bool:
+        """Whether the last of the image's layers was asked for."""
+        return next(reversed(image.order), None) in self.asked
 
 
 def total_sent(blobs: Dict[str, Blob]) -> Optional[int]:
@@ -1648,278 +1968,617 @@ def total_sent(blobs: Dict[str, Blob]) -> Optional[int]:
     return None if None in amounts else sum(amounts)
 
 
+def verdict(pull: Pull, now: float, blobs: Optional[Dict[str, Blob]] = None) -> str:
+    """running, complete, up to date, failed, interrupted or unknown.
+
+    NOW is in seconds since 1970; BLOBS are `pull.asked_blobs(now)`. Whatever is not sure is
+    `unknown`; whatever may yet go on is `running`.
+    """
+    blobs = pull.asked_blobs(now) if blobs is None else blobs
+    states = {blob.state for blob in blobs.values()}
+    quiet = now - max(pull.last_seen, pull.conversation.registry.restart_seen
+                      if pull.restarted else 0.0)
+    if "open" in states:
+        return "running"
+    if not pull.asked:
+        return "up to date" if quiet >= QUIET_SECONDS else "running"
+    if states <= {"whole"} and not (
+            # What the old process was sending is in no line.
+            pull.restarted and not pull.starts_seen and not pull.all_asked):
+        # The first layer may be asked for in a moment. Without token auth no line tells that one
+        # was, until it has been sent.
+        patience = 0 if pull.all_asked else QUIET_SECONDS if not pull.starts_seen else (
+            0 if all(map(pull.asks_end, pull.chosen)) else COMPLETE_SECONDS)
+        if states and pull.is_explained():
+            return "complete" if quiet >= patience else "running"
+    if quiet < QUIET_SECONDS:
+        return "running"
+    if "refused" in states:
+        return "failed"
+    if "cut" in states:
+        return "interrupted"
+    if "unknown" not in states and pull.engine.is_busy(pull, now):
+        return "running"
+    return "unknown"
+
+
+class Engine:
+    """What one client, with one user agent, fetches at once, from whatever repository.
+
+    A docker engine fetches three layers at a time, over all its pulls: the others wait.
+    """
+
+    MAX_REQUESTS = 256
+
+    def __init__(self) -> None:
+        self._requests: Dict[Request, None] = {}  # the latest for blobs
+
+    def __bool__(self) -> bool:
+        return bool(self._requests)
+
+    def add(self, request: Request) -> None:
+        self._requests[request] = None
+        if len(self._requests) > self.MAX_REQUESTS:
+            del self._requests[next(iter(self._requests))]
+
+    def discard(self, request: Request) -> None:
+        self._requests.pop(request, None)
+
+    def was_busy(self, pull: Pull) -> bool:
+        """Whether requests of other pulls were open when the last one of PULL ended."""
+        return any(request.pull is not pull and request.time <= pull.ended_time and (
+            request.ended is None or request.ended >= pull.ended_time)
+            for request in self._requests)
+
+    def is_busy(self, pull: Pull, now: float) -> bool:
+        """Whether requests of other pulls are open, or were a moment ago."""
+        return any(request.pull not in (pull, None) and (
+            now - request.last_seen < QUIET_SECONDS or request.pull.is_open(request, now))
+            for request in self._requests)
+
+    def has_sent(self, digest: str) -> bool:
+        return any(request.digest == digest and request.size is not None
+                   and request.status is not None and request.status != 206
+                   and request.written >= request.size for request in self._requests)
+
+
+class Registry:
+    """One registry, under the name by which its clients know it: when it was started anew.
+
+    A line of its log that says so bears an instance id but no name; events bear both.
+    """
+
+    MAX_RESTARTS = 100
+
+    def __init__(self) -> None:
+        self.last_heard, self.last_stamp = 0.0, ""
+        self.last_restart = self.restart_seen = 0.0
+        self._instances: Dict[str, List[float]] = {}  # first and last time by instance
+        # Of each restart: when, by which instance, and when the registry was heard of before it.
+        self._restarts: List[Tuple[float, str, float, str]] = []
+
+    def hear(self, fact: Fact) -> None:
+        """Take in a fact that this registry has told."""
+        if fact.instance:
+            times = self._instances.setdefault(fact.instance, [fact.time, fact.time])
+            times[0], times[1] = min(times[0], fact.time), max(times[1], fact.time)
+            while len(self._instances) > self.MAX_RESTARTS:
+                del self._instances[next(iter(self._instances))]
+            if self._restarts and any(
+                    fact.instance != name and times[0] < at and times[1] > at + 1
+                    for at, name, _, _ in self._restarts[-1:]):
+                self.undo(self._restarts[-1][1])  # it is another replica that began
+        if fact.time > self.last_heard:
+            self.last_heard, self.last_stamp = fact.time, fact.stamp
+
+    def restart(self, fact: Fact, now: float) -> None:
+        """Take in that the process was started anew, unless others go on behind the same name."""
+        lives = [times for name, times in self._instances.items() if name != fact.instance]
+        if fact.instance in (restart[1] for restart in self._restarts) or any(
+                last > fact.time + 1 for _, last in lives):
+            return
+        self._restarts.append((fact.time, fact.instance, min(self.last_heard, fact.time),
+                               self.last_stamp))
+        self._restarts.sort()
+        del self._restarts[:-self.MAX_RESTARTS]
+        self.last_restart, self.restart_seen = self._restarts[-1][0], now
+
+    def undo(self, instance: str) -> None:
+        """It was another registry's process, or another replica's."""
+        self._restarts = [restart for restart in self._restarts if restart[1] != instance]
+        self.last_restart = self._restarts[-1][0] if self._restarts else 0.0
+
+    def restarted(self, start: float, end: float) -> bool:
+        """Whether it was started anew between two times."""
+        return any(start < at < end for at, _, _, _ in self._restarts)
+
+    def last_sign(self, after: float) -> Tuple[float, str]:
+        """When it was last heard of before the first restart AFTER a time, and that as a stamp."""
+        return next(((heard, stamp) for at, _, heard, stamp in self._restarts if at > after),
+                    (0.0, ""))
+
+    def is_also(self, other: Registry) -> bool:
+        """Whether both are names of one registry: an instance has answered under both."""
+        return self is other or not self._instances.keys().isdisjoint(other._instances)
+
+
+class Repository:
+    """The manifests that the registry has told of, of one repository."""
+
+    def __init__(self) -> None:
+        self.manifests: Dict[str, Manifest] = {}
+        self.conversations = 0  # about it
+
+    def learn(self, fact: Fact) -> Manifest:
+        """The manifest that FACT tells of."""
+        known = self.manifests.get(fact.digest)
+        if known is None or fact.references and not (known.blobs or known.children):
+            known = self.manifests[fact.digest] = Manifest(fact)
+        return known
+
+
+class Conversation:
+    """All requests of one user agent for one repository of one registry, in the order of time.
+
+    Each finds its place, in a pull, when those before it have found theirs. What comes late is put
+    into the order, and `settle` has those after it find their places anew.
+    """
+
+    def __init__(self, key: Tuple[str, str, str], registry: Registry, repository: Repository,
+                 engine: Callable[[str], Engine]) -> None:
+        self.key, self.registry, self.known = key, registry, repository
+        self.engine = engine  # that of a client
+        self.requests: List[Tuple[float, int, Request]] = []
+        self.pulls: Dict[Pull, None] = {}
+        self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
+        self._clients: Dict[str, Dict[Pull, None]] = {}  # their pulls
+        self._unsettled: Optional[Tuple[float, int, Request]] = None  # the first without a place
+        self._begun: Dict[str, Pull] = {}  # pulls without requests, by that which began them
+        self._number = itertools.count()
+
+    def add(self, request: Request) -> Optional[Pull]:
+        """Take in a request; the pull that it belongs to, or None until things are settled."""
+        request.conversation = self
+        entry = request.entry = (request.order, next(self._number), request)
+        if not self.requests or entry > self.requests[-1]:
+            self.requests.append(entry)
+            if self._unsettled is None:
+                return self._place(request)
+        else:
+            bisect.insort(self.requests, entry)
+            self._unsettle(entry)
+        return None
+
+    def move(self, request: Request) -> None:
+        """A request has learned what may change its place."""
+        self._unsettle(request.entry)
+        del self.requests[bisect.bisect_left(self.requests, request.entry)]
+        request.entry = (request.order, *request.entry[1:])
+        bisect.insort(self.requests, request.entry)
+        self._unsettle(request.entry)
+
+    def remove(self, request: Request) -> None:
+        """A request turns out to be of another conversation."""
+        self.move(request)
+        self.requests.remove(request.entry)
+        if request.pull:
+            self._clear(request.pull, before=self._unsettled)
+
+    def _unsettle(self, entry: Tuple[float, int, Request]) -> None:
+        self._unsettled = entry if self._unsettled is None else min(self._unsettled, entry)
+
+    def settle(self) -> Tuple[Set[Pull], int]:
+        """Have every request find its place; the pulls that this may have changed."""
+        if self._unsettled is None:
+            return set(), 0
+        first, self._unsettled = self._unsettled, None
+        later = [request for _, _, request in
+                 self.requests[bisect.bisect_left(self.requests, first):]]
+        touched = {request.pull for request in later if request.pull}
+        steps = len(later) + sum(len(pull.requests) for pull in touched)
+        for pull in touched:
+            self._clear(pull, before=first)
+        for request in later:
+            request.pull = None
+        touched.update([self._place(request) for request in later])
+        touched.update(self._begun.values())  # which are no pulls any more
+        self._begun.clear()
+        return touched, steps
+
+    def _clear(self, pull: Pull, before: Optional[Tuple[float, int, Request]]) -> None:
+        """Leave PULL only the requests that stand BEFORE an entry."""
+        kept = [request for request in pull.requests if before and request.entry < before]
+        if not kept:
+            self._begun[pull.requests[0].id] = pull
+        self._take_out(pull)
+        for request in pull.requests:
+            request.pull = None
+        pull.reset()
+        if kept:
+            self._put_in(pull)
+        for request in kept:
+            pull.add(request)
+
+    def _put_in(self, pull: Pull) -> None:
+        self.pulls[pull] = None
+        self._clients.setdefault(pull.client, {})[pull] = None
+
+    def _take_out(self, pull: Pull) -> None:
+        self.pulls.pop(pull, None)
+        pulls = self._clients.get(pull.client, {})
+        pulls.pop(pull, None)
+        if not pulls:
+            self._clients.pop(pull.client, None)
+        for digest in pull.asked:
+            self.askers[digest].pop(pull, None)
+            if not self.askers[digest]:
+                del self.askers[digest]
+
+    def latest_askers(self, digest: str) -> Iterator[Pull]:
+        """The pulls that asked for a blob, the newest first."""
+        return itertools.islice(reversed(self.askers.get(digest, {})), MAX_CANDIDATES)
+
+    def forget(self, pull: Pull) -> None:
+        """Know nothing of a pull and its requests any more."""
+        self._take_out(pull)
+        for request in pull.requests:
+            del self.requests[bisect.bisect_left(self.requests, request.entry)]
+            request.pull = None
+
+    # -- finding a place
+
+    def _place(self, request: Request) -> Pull:
+        pull = (self._pull_for_manifest if request.manifest else self._pull_for_blob)(request)
+        if pull is None:
+            pull = self._begun.pop(request.id, None) or Pull(self, request)
+            pull.client = request.client
+            self._put_in(pull)
+        pull.add(request)
+        return pull
+
+    def _latest(self, client: Optional[str] = None) -> Iterator[Pull]:
+        pulls = self.pulls if client is None else self._clients.get(client, {})
+        return itertools.islice(reversed(pulls), MAX_CANDIDATES)
+
+    def _pull_for_manifest(self, request: Request) -> Optional[Pull]:
+        """The newest pull that goes on with this request."""
+        for pull in self._latest(request.client):
+            if pull.user == request.user and pull.continues_with(request):
+                return pull
+        if request.tag:
+            return None
+        # From another address a HEAD, and at once its GET.
+        for pull in self._latest():
+            if (pull.user == request.user and pull.client != request.client
+                    and pull.manifests and request.time - pull.manifests[-1].time <= SLACK
+                    and pull.continues_with(request)):
+                return pull
+        return None
+
+    def _pull_for_blob(self, request: Request) -> Optional[Pull]:
+        own = self._best(request, self._latest(request.client))
+        if own and own.contains(request.digest) and own.is_missing(request.digest):
+            return own
+        other = self._best(request, (pull for pull in self._latest() if (
+            pull.client != request.client and pull.contains(request.digest) == 2
+            and pull.is_missing(request.digest) and pull.is_active(request.order))))
+        return other or own
+
+    def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
+        """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
+
+        Without a user there is a newest pull of each user: the one that has asked for the blob
+        least often is taken.
+        """
+        best: Dict[Optional[str], Tuple] = {}
+        newest: Set[Optional[str]] = set()
+        for pull in pulls:
+            if request.user_known and pull.user != request.user:
+                continue
+            if pull.started - SLACK > request.order:
+                continue
+            is_newest = pull.user not in newest
+            newest.add(pull.user)
+            contains = pull.contains(request.digest)
+            if not contains or (contains == 1 or not is_newest) and (
+                    not pull.is_active(request.order)):
+                continue
+            rank = (contains == 2, pull.is_missing(request.digest), pull.started <= request.order)
+            if pull.user not in best or rank > best[pull.user][0]:
+                asked = pull.asked.get(request.digest)
+                best[pull.user] = rank, -asked.count if asked else 0, pull.started, id(pull), pull
+            if request.user_known and all(rank):
+                break
+        return max(best.values())[-1] if best else None
+
+
 class Change(NamedTuple):
-    """What the Tracker has to tell: a pull "started", "ended", "resumed", or is "forgotten"."""
+    """What the Tracker has to tell of a pull: one of these words, and the verdict.
+
+    "started", "ended"; "resumed", if it goes on after it was told to have ended; "withdrawn", if
+    after "started" its requests turn out to be another pull's; "forgotten", after which nothing
+    more is told of it.
+    """
 
     what: str
     pull: Pull
+    verdict: str
 
 
-Key = Tuple[str, str, str]  # client, agent, repository
-_start = operator.attrgetter("started")
+class Told:
+    """What was told of a pull, and when there may be more to tell."""
+
+    __slots__ = ("started", "verdict", "review_at")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.verdict = "running"
+        self.review_at = math.inf  # on the Tracker's clock
 
 
 class Tracker:
-    """Which pulls begin, go on and end, from Facts in whatever order they come.
-
-    A request for a manifest begins a pull, or goes on with one of the same client, user, agent and
-    repository. A request for a blob goes to the newest such pull that has use for it. One that only
-    the log has told of may have no user yet: it is given to a pull for the time being, and moves
-    when its event names another user, or when a pull comes to light that suits it better.
-    """
+    """Which pulls begin, go on and end, from Facts in whatever order they come."""
 
     MAX_PULLS = 5000
-    MAX_WEIGHT = 200_000  # requests, and what manifests refer to
-    JITTER = .1  # seconds that a request for a blob may seem earlier than that for its manifest
-    MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
-    FORGET_COMPLETE, FORGET_REST = 60, 3600  # seconds without a sign of life
+    MAX_HELD = 48 << 20  # bytes of memory, roughly, that pulls and manifests hold
+    MAX_REGISTRIES = 1000  # a client may give its registry any name
+    STEPS = 64  # for each fact: how much late ones may make others find their places anew
+    FORGET_COMPLETE, FORGET_REST = 600, 3600  # seconds without a sign of life
 
     def __init__(self) -> None:
         self.now = 0.0
         self._next_sweep = self._next_review = 0.0
-        self._pulls: Dict[Key, List[Pull]] = {}  # in the order of their start
-        self._unsettled: Set[Pull] = set()
-        self._requests: Dict[str, Optional[Request]] = {}  # None: one for a manifest
-        self._count = self._weight = 0
-        self._started: List[Change] = []
+        self._registries: Dict[str, Registry] = {}
+        self._starts: Dict[str, Fact] = {}  # of registries not known by name yet, by instance
+        self._repositories: Dict[Tuple[str, str], Repository] = {}
+        self._manifests: collections.deque = collections.deque()  # with their repository's key
+        self._engines: Dict[Tuple[str, str], Engine] = {}
+        self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
+        self._late: Set[Conversation] = set()  # those to settle
+        self._requests: Dict[str, Request] = {}
+        self._told: Dict[Pull, Told] = {}
+        self._reviews: List[Tuple[float, int, Pull]] = []  # a heap
+        self._number = itertools.count()
+        self._held = self._manifests_held = self._steps = 0
+        self._news: List[Change] = []
 
     def __iter__(self) -> Iterator[Pull]:
-        return (pull for pulls in self._pulls.values() for pull in pulls)
+        self._settle(-math.inf)
+        return iter(list(self._told))
 
     def __len__(self) -> int:
-        return self._count
+        self._settle(-math.inf)
+        return len(self._told)
+
+    # -- facts in
+
+    def feed(self, fact: Fact) -> List[Change]:
+        """Take in FACT: which pulls does it begin? What else it changes, the next tick tells."""
+        self._steps = min(self._steps + self.STEPS, 1 << 20)
+        if fact.kind == "start":
+            self._start(fact)
+            return []
+        registry = self._registry(fact)
+        manifest = None if fact.kind == "blob" else self._learn(fact)
+        request = self._requests.get(fact.request)
+        if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
+            return []
+        if request is None:
+            request = Request(fact, manifest)
+            request.first_seen = request.last_seen = self.now
+            request.learn(fact)
+            self._requests[request.id] = request
+            self._held += request.held
+            self._converse(fact, registry, request)
+        elif fact.kind == "blob" and not request.manifest:
+            self._go_on(fact, registry, request)
+        news, self._news = self._news, []
+        return news
+
+    def _start(self, fact: Fact) -> None:
+        """A registry's process began; its name is known if there is only one, else from events."""
+        self._starts[fact.instance] = fact
+        if len(self._starts) > Registry.MAX_RESTARTS:
+            del self._starts[next(iter(self._starts))]
+        registries = list(self._registries.values())
+        if registries and all(other.is_also(registries[0]) for other in registries[1:]):
+            for registry in registries:
+                registry.restart(fact, self.now)
+
+    def _registry(self, fact: Fact) -> Registry:
+        registry = self._registries.get(fact.registry)
+        if registry is None:
+            if len(self._registries) >= self.MAX_REGISTRIES:
+                del self._registries[next(iter(self._registries))]
+            registry = self._registries[fact.registry] = Registry()
+        registry.hear(fact)
+        if fact.instance in self._starts:
+            registry.restart(self._starts[fact.instance], self.now)
+            for other in self._registries.values():
+                if not other.is_also(registry):
+                    other.undo(fact.instance)
+        return registry
+
+    def _learn(self, fact: Fact) -> Manifest:
+        """Know of a manifest, and forget the oldest if there are too many."""
+        key = fact.registry, fact.repository
+        repository = self._repositories.setdefault(key, Repository())
+        known = repository.manifests.get(fact.digest)
+        manifest = repository.learn(fact)
+        if manifest is not known:
+            self._manifests.append((key, manifest))
+            self._manifests_held += manifest.held
+        while self._manifests_held > self.MAX_HELD / 2 and len(self._manifests) > 1:
+            key, oldest = self._manifests.popleft()
+            self._manifests_held -= oldest.held
+            repository = self._repositories.get(key)
+            if repository and repository.manifests.get(oldest.digest) is oldest:
+                del repository.manifests[oldest.digest]
+                self._drop_repository(key)
+        return manifest
+
+    def _drop_repository(self, key: Tuple[str, str]) -> None:
+        repository = self._repositories.get(key)
+        if repository and not repository.manifests and not repository.conversations:
+            del self._repositories[key]
+
+    def _engine(self, client: str, agent: str) -> Engine:
+        return self._engines.setdefault((client, agent), Engine())
+
+    def _converse(self, fact: Fact, registry: Registry, request: Request) -> None:
+        """Give a request to its conversation."""
+        key = fact.registry, fact.agent, fact.repository
+        conversation = self._conversations.get(key)
+        if conversation is None:
+            repository = self._repositories.setdefault((fact.registry, fact.repository),
+                                                       Repository())
+            repository.conversations += 1
+            conversation = self._conversations[key] = Conversation(
+                key, registry, repository, functools.partial(self._engine, agent=fact.agent))
+        if not request.manifest:
+            conversation.engine(request.client).add(request)
+        self._mark_active(conversation, conversation.add(request))
+
+    def _go_on(self, fact: Fact, registry: Registry, request: Request) -> None:
+        """A request is known already: what more does FACT tell of it?"""
+        conversation, pull = request.conversation, request.pull
+        self._held -= request.held
+        request.last_seen = self.now
+        moves = pull.learn(request, fact) if pull else request.learn(fact)
+        self._held += request.held
+        if (fact.registry, fact.agent, fact.repository) != conversation.key and fact.event:
+            conversation.remove(request)
+            conversation.engine(request.client).discard(request)
+            self._late.add(conversation)
+            request.pull = None
+            request.client = fact.client
+            self._converse(fact, registry, request)
+        elif pull and not moves:
+            self._mark_active(conversation, pull)
+        else:
+            conversation.move(request)
+            self._late.add(conversation)
+
+    def _mark_active(self, conversation: Conversation, pull: Optional[Pull]) -> None:
+        """PULL, of a CONVERSATION, may be another; None: that is settled later."""
+        if pull is None:
+            self._late.add(conversation)
+            return
+        told = self._told.get(pull)
+        if told is None:
+            told = self._told[pull] = Told()
+        self._review_at(pull, told, self.now)
+        if not told.started and pull.is_download and (
+                pull.index is None or any(pull.asked.keys() & image.order.keys()
+                                          for image in pull.chosen)):
+            told.started = True
+            self._news.append(Change("started", pull, "running"))
+
+    def _review_at(self, pull: Pull, told: Told, at: float) -> None:
+        if at < told.review_at:
+            told.review_at = at
+            heapq.heappush(self._reviews, (at, next(self._number), pull))
+
+    # -- changes out
 
     def tick(self, now: float) -> List[Change]:
-        """It is NOW, in seconds since 1970: what has come to pass, to within a second?"""
+        """It is NOW, in seconds since 1970: what has changed since the last tick, to a second?"""
         self.now = now
         if self._next_sweep - 1 <= now < self._next_sweep:
             return []
         self._next_sweep = now + 1
-        due = sorted((pull for pull in self._unsettled if pull.due <= now), key=_start)
-        changes = [change for pull in due for change in self._judge(pull)]
+        self._settle(0)
+        changes, self._news = self._news, []
+        due = []
+        while self._reviews and self._reviews[0][0] <= now:
+            at, _, pull = heapq.heappop(self._reviews)
+            if pull in self._told and self._told[pull].review_at == at:
+                self._told[pull].review_at = math.inf
+                due.append(pull)
+        for pull in sorted(due, key=_start):
+            changes += self._news_of(pull, self._told[pull])
         if not self._next_review - 300 <= now < self._next_review or self._too_much(1.1):
             self._next_review = now + 300
-            changes += self._review()
+            changes += self._forget_some()
         return changes
 
-    def _too_much(self, share: float) -> bool:
-        return self._count > self.MAX_PULLS * share or self._weight > self.MAX_WEIGHT * share
+    def _settle(self, least: float) -> None:
+        """Settle conversations in which something came late, for as long as there are steps left.
 
-    def _review(self) -> List[Change]:
-        """Forget what has been over for long, and the oldest where there is too much."""
-        forgotten = [pull for pull in self if pull.said != "running" and self.now - pull.last > (
-            self.FORGET_COMPLETE if pull.said == "complete" and pull.all_asked
-            else self.FORGET_REST)]
-        changes = [self._forget(pull) for pull in forgotten]
+        Steps are earned by facts, so that no fact can make others find their places again and
+        again; LEAST is how many there may be at the end.
+        """
+        while self._late and self._steps > least:
+            conversation = self._late.pop()
+            touched, steps = conversation.settle()
+            self._steps -= steps
+            for pull in touched:
+                if pull.requests:
+                    self._mark_active(conversation, pull)
+                else:
+                    told = self._told.pop(pull, None)
+                    if told and told.started:
+                        self._news.append(Change("withdrawn", pull, told.verdict))
+
+    def _news_of(self, pull: Pull, told: Told) -> Iterator[Change]:
+        """What has changed in what can be said of a pull since something was said last."""
+        now = verdict(pull, self.now)
+        if not told.started and pull.is_download and (
+                now != "running" or self.now - pull.first_seen >= 2):
+            told.started = True
+            yield Change("started", pull, "running")
+        if now == "running" and told.verdict != "running" and (
+                self.now - pull.last_asked < RESUME_SECONDS):
+            # It may yet turn out to be a new pull, of which the event is on its way.
+            return self._review_at(pull, told, self.now + RESUME_SECONDS)
+        if now != "running":
+            pull.finish(self.now)
+        if now != told.verdict:
+            told.verdict = now
+            yield Change("resumed" if now == "running" else "ended", pull, now)
+        if now == "running":
+            moments = [pull.last_seen + pause for pause in (2, COMPLETE_SECONDS, QUIET_SECONDS)]
+            at = min([at for at in moments if at > self.now], default=self.now + 5)
+            self._review_at(pull, told, min(max(at, self.now + len(pull.asked) / 200),
+                                            self.now + 5 if pull.open else math.inf))
+
+    def _too_much(self, share: float) -> bool:
+        return (len(self._told) > self.MAX_PULLS * share
+                or self._held > self.MAX_HELD * share)
+
+    def _forget_some(self) -> List[Change]:
+        """Forget what has been over for long, and the oldest if there is too much."""
+        old = [pull for pull, told in self._told.items() if told.verdict != "running"
+               and self.now - pull.last_seen > (
+                   self.FORGET_COMPLETE if told.verdict == "complete" else self.FORGET_REST)]
+        changes = [self._forget(pull) for pull in old]
         if self._too_much(1):
-            for pull in sorted(self, key=lambda pull: pull.last):
+            for pull in sorted(self._told, key=operator.attrgetter("last_seen")):
                 if not self._too_much(.9):
                     break
                 changes.append(self._forget(pull))
         return changes
 
-    def feed(self, fact: Fact) -> List[Change]:
-        """Take in FACT: which pulls does it begin? What else it changes, the next tick tells."""
-        if fact.kind == "blob":
-            self._blob(fact)
-        elif fact.kind == "manifest":
-            self._manifest(fact)
-        else:
-            self._registry_started(fact)
-        started, self._started = self._started, []
-        return started
-
-    def _touch(self, pull: Pull) -> None:
-        pull.last, pull.due = self.now, 0.0
-        self._unsettled.add(pull)
-        if pull.digest and not pull.announced:
-            self._started.append(self._announce(pull))
-
-    def _registry_started(self, fact: Fact) -> None:
-        """What the registry was sending when it was killed will never be told as ended."""
-        for pull in self._unsettled:
-            pull.restarted = True
-            for progress in pull.progress.values():
-                for request in progress.open.values():
-                    if request.time < fact.time:
-                        request.lost = True
-                        pull.end(fact.time, fact.stamp)
-                        self._touch(pull)
-
-    def _manifest(self, fact: Fact) -> None:
-        if fact.request in self._requests:
-            return
-        self._requests[fact.request] = None
-        key = fact.client, fact.agent, fact.repository
-        asked = [pull for pull in self._pulls.get(key, ()) if pull.manifests
-                 and pull.user == fact.user
-                 and pull.manifests[-1].time >= fact.time - QUIET_SECONDS]
-        if any(fact.time < pull.manifests[-1].time for pull in asked):
-            pulls = self._regroup(key, asked, fact)
-        else:
-            pull = next((pull for pull in reversed(asked) if pull.takes(fact)), None)
-            news = pull is None or pull.digest != fact.digest or not pull.blobs
-            pull = pull or self._add(key, Pull(fact))
-            self._add_manifest(pull, fact)
-            self._touch(pull)
-            pulls = [pull] if news else []
-        if pulls:
-            self._reassign(key, min(pull.started for pull in pulls) - self.JITTER)
-
-    def _regroup(self, key: Key, asked: List[Pull], late: Fact) -> List[Pull]:
-        """Sort the requests for manifests into pulls once more: LATE was told after later ones."""
-        facts = sorted([late] + [fact for pull in asked for fact in pull.manifests],
-                       key=lambda fact: fact.time)
-        owners = {fact.request: pull for pull in asked for fact in pull.manifests}
-        for pull in asked:
-            self._weight -= pull.weight
-            pull.reset()
-        pulls: List[Pull] = []
-        for fact in facts:
-            pull = next((pull for pull in reversed(pulls) if pull.takes(fact)), None)
-            if pull is None:
-                pull = owners.get(fact.request)
-                if pull is None or pull in pulls:
-                    pull = self._add(key, Pull(fact))
-                pulls.append(pull)
-            self._add_manifest(pull, fact)
-        for pull in pulls:
-            self._touch(pull)
-        for pull in asked:
-            self._forget_empty(pull)
-        self._pulls[key].sort(key=_start)
-        return pulls
-
-    def _add_manifest(self, pull: Pull, fact: Fact) -> None:
-        self._weight -= pull.weight
-        pull.add_manifest(fact)
-        self._weight += pull.weight
-
-    def _reassign(self, key: Key, since: float) -> None:
-        """Pulls came to light: they may be what requests SINCE then belong to."""
-        for pull in self._pulls[key][-self.MAX_CANDIDATES:]:
-            if pull.latest >= since:
-                for request in pull.requests():
-                    if request.time >= since:
-                        self._assign(key, request)
-
-    def _blob(self, fact: Fact) -> None:
-        request = self._requests.get(fact.request)
-        if request is None:
-            if fact.request in self._requests or fact.status in (401, 403):
-                return
-            request = self._requests[fact.request] = Request(fact)
-            self._weight += 1
-        progress = request.pull and request.pull.progress[request.digest]
-        if progress:
-            progress.remove(request)
-        moves = request.learn(fact)
-        if progress:
-            progress.add(request)
-        if moves:
-            self._assign((fact.client, fact.agent, fact.repository), request, fact)
-        pull = request.pull
-        if fact.ended:
-            pull.end(fact.time, fact.stamp)
-        else:
-            pull.starts_seen = True
-        self._touch(pull)
-
-    def _assign(self, key: Key, request: Request, fact: Optional[Fact] = None) -> None:
-        """Give the request to the pull that it most likely belongs to; FACT begins one if none."""
-        old = request.pull
-        if old:
-            old.drop_request(request)
-        pulls = self._pulls.get(key, [])
-        pull = self._best(pulls, request)
-        if pull is None and fact is not None:
-            pull = self._add(key, Pull(fact))
-            pull.user = request.user
-        (pull or old).add_request(request)
-        if old and old is not request.pull:
-            self._touch(request.pull)
-            if not self._forget_empty(old):
-                self._touch(old)
-
-    def _best(self, pulls: List[Pull], request: Request) -> Optional[Pull]:
-        """The newest pull that wants the blob and does not have it whole, else that wants it.
-
-        Without a user there is a newest pull of each user: the one that has asked for the blob
-        least often is taken.
-        """
-        newest: Dict[Optional[str], Tuple[Tuple[int, bool], int, float, Pull]] = {}
-        for pull in pulls[:-self.MAX_CANDIDATES - 1:-1]:
-            if (pull.manifests and pull.started - self.JITTER > request.time
-                    or not pull.wants(request.digest)
-                    or request.user_known and pull.user != request.user):
-                continue
-            known = bool(pull.manifests) + (pull.blobs is not None)
-            rank = known, pull.lacks(request.digest)
-            if pull.user not in newest or rank > newest[pull.user][0]:
-                progress = pull.progress.get(request.digest)
-                newest[pull.user] = (rank, -len(progress.requests) if progress else 0,
-                                     pull.started, pull)
-            if request.user_known and rank == (2, True):
-                break
-        if not newest:
-            return None
-        return max(newest.values(), key=lambda found: found[:3])[3]
-
-    def _add(self, key: Key, pull: Pull) -> Pull:
-        pulls = self._pulls.setdefault(key, [])
-        pulls.append(pull)
-        if len(pulls) > 1 and pulls[-2].started > pull.started:
-            pulls.sort(key=_start)
-        self._count += 1
-        pull.heard, pull.siblings = self.now, pulls
-        return pull
-
-    def _forget_empty(self, pull: Pull) -> bool:
-        if pull.empty:
-            self._forget(pull)
-        return pull.empty
-
     def _forget(self, pull: Pull) -> Change:
-        key = pull.client, pull.agent, pull.repository
-        self._pulls[key].remove(pull)
-        if not self._pulls[key]:
-            del self._pulls[key]
-        self._count -= 1
-        self._unsettled.discard(pull)
-        requests = pull.requests()
-        for request in requests:
+        told, conversation = self._told.pop(pull), pull.conversation
+        # One that had no time to end is judged as it is now.
+        now = self.now if told.verdict != "running" else math.inf
+        change = Change("forgotten", pull, verdict(pull, now) if now > self.now else told.verdict)
+        pull.finish(now)
+        conversation.forget(pull)
+        for request in pull.requests:
             del self._requests[request.id]
-            request.pull = None
-        for fact in pull.manifests:
-            del self._requests[fact.request]
-        self._weight -= len(requests) + pull.weight
-        return Change("forgotten", pull)
-
-    @staticmethod
-    def _announce(pull: Pull) -> Change:
-        pull.announced = True
-        return Change("started", pull)
-
-    def _judge(self, pull: Pull) -> Iterator[Change]:
-        """The changes in what can be said of a pull since something was said last."""
-        verdict = pull.verdict(self.now, pull.asked_blobs(self.now))
-        quiet = self.now - pull.last
-        # For the eye: the next layer may be asked for in a moment. Without token auth no line
-        # tells that it was, until it has been sent.
-        patience = 5 if pull.starts_seen else QUIET_SECONDS
-        if verdict == "complete" and not pull.all_asked and quiet < patience:
-            verdict = "running"
-        if not pull.announced and (verdict != "running" or self.now - pull.heard >= 2):
-            yield self._announce(pull)
-        if verdict != pull.said:
-            pull.said = verdict
-            yield Change("resumed" if verdict == "running" else "ended", pull)
-        if verdict != "running":
-            self._unsettled.discard(pull)
-        elif pull.announced:
-            pull.due = pull.last + (patience if quiet < patience else QUIET_SECONDS)
-            if pull.due <= self.now:  # a request is open, and will not be so for ever
-                pull.due = self.now + QUIET_SECONDS
+            self._held -= request.held
+            engine = self._engine(request.client, pull.agent)
+            engine.discard(request)
+            if not engine:
+                del self._engines[request.client, pull.agent]
+        if not conversation.requests:
+            del self._conversations[conversation.key]
+            self._late.discard(conversation)
+            conversation.known.conversations -= 1
+            self._drop_repository((pull.registry, pull.repository))
+        return change
 
 
 def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
@@ -1948,7 +2607,8 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 
 # --------------------------------------------------------------------------------------------- show
 
-COLOURS = {"push": "32", "complete": "32", "up to date": "32", "interrupted": "31", "unknown": "33"}
+COLOURS = {"push": "32", "complete": "32", "up to date": "32", "failed": "31", "interrupted": "31",
+           "unknown": "33"}
 
 
 def who(user: Optional[str], client: str, agent: str) -> str:
@@ -1992,26 +2652,9 @@ def event_line(event: dict, now: Optional[float] = None) -> str:
 
 def brief_image(pull: Pull) -> str:
     """The name of a pull's image, its digest cut short."""
-    return f"{pull.repository}@{short(pull.asked)}" if pull.asked and not pull.tag else pull.image
-
-
-def _outcome(pull: Pull, now: float) -> List[str]:
-    """How much, of how much, after how long; which is in no event and no line as such."""
-    blobs = pull.asked_blobs(now)
-    sent = total_sent(blobs)
-    after = f"after {max(0, pull.ended_time - pull.started):.0f} s"
-    if pull.said == "complete":
-        rest = len(pull.blobs) - len(blobs) if pull.blobs else 0
-        return [f"{byte_size(sent)} {after}",
-                f"{count(rest, 'layer')} there already" if rest > 0 else ""]
-    if pull.said == "interrupted":
-        known = sum(blob.sent or 0 for blob in blobs.values())
-        share = f" ({min(99, 100 * known // pull.size)} %)" if pull.size else ""
-        least = "" if sent is not None else "at least "
-        return [f"{least}{byte_size(known)} of {byte_size(pull.size)}{share} {after}"]
-    if pull.said == "unknown":
-        return ["the registry's log does not tell how much was sent"]
-    return []
+    if pull.manifests and not pull.tag:
+        return f"{pull.repository}@{short(pull.asked_digest)}"
+    return pull.image
 
 
 def pull_line(change: Change, now: float) -> str:
@@ -2021,13 +2664,40 @@ def pull_line(change: Change, now: float) -> str:
     image = brief_image(pull)
     if change.what == "started":
         size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
-                f"image {short(pull.config)}"] if pull.blobs is not None else []
+                f"image {short(pull.image_id)}" if pull.image_id else ""] if pull.blobs else []
         words = [f"{clock(pull.started, now)} pull", image, "started", *size, by]
     elif change.what == "resumed":
-        words = [f"{clock(now, now)} pull", image, "goes on after all", by]
+        words = [f"{clock(now, now)} pull",
+                 f"{image} of {clock(pull.started, now)} goes on after all", by]
     else:
-        words = [f"{clock(pull.ended_time, now)} pull", image, pull.said, *_outcome(pull, now), by]
+        words = [f"{clock(pull.end[0], now)} pull", image, *_outcome(change, now), by]
     return plain("  ".join(word for word in words if word))
+
+
+def _outcome(change: Change, now: float) -> List[str]:
+    """The verdict, and how much, of how much, after how long; no event and no line says that."""
+    pull, verdict = change.pull, change.verdict
+    blobs = pull.asked_blobs(now)
+    sent = total_sent(blobs)
+    after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
+    if verdict == "complete":
+        rest = sum(image.layers for image in pull.chosen) - len(
+            [digest for digest in blobs if digest != pull.image_id]) if pull.blobs else 0
+        return [verdict, f"{byte_size(sent)} {after}",
+                f"{count(rest, 'layer')} there already" if rest > 0 else ""]
+    if verdict == "interrupted":
+        known = sum(blob.sent or 0 for blob in blobs.values())
+        share = f" ({min(99, 100 * known // pull.size)} %)" if pull.size else ""
+        least = "" if sent is not None else "at least "
+        return [verdict, f"{least}{byte_size(known)} of {byte_size(pull.size)}{share} {after}"]
+    if verdict == "failed":
+        digest, error = next(((digest, blob.error) for digest, blob in blobs.items() if blob.error),
+                             (None, None))
+        kind = "config" if digest == pull.image_id else "layer"
+        return [f"failed: the registry answered {error} for {kind} {short(digest)}  {after}"]
+    if verdict == "unknown":
+        return [verdict, "the registry's log does not tell how much was sent"]
+    return [verdict]
 
 
 def cut_layers(pull: Pull, now: float) -> List[str]:
@@ -2037,16 +2707,21 @@ def cut_layers(pull: Pull, now: float) -> List[str]:
             for digest, blob in pull.asked_blobs(now).items() if blob.state == "cut"]
 
 
-def pull_object(pull: Pull, now: float, verdict: Optional[str] = None) -> Dict[str, Any]:
-    """A pull for programs, one line of `pulls --json`; VERDICT where that was settled before."""
+def pull_object(pull: Pull, now: float, final: Optional[str] = None) -> Dict[str, Any]:
+    """A pull for programs, one line of `pulls --json`; FINAL is a verdict that was settled before.
+
+    NOW, in seconds since 1970, is when it is judged what still runs.
+    """
     blobs = pull.asked_blobs(now)
-    verdict = verdict or pull.verdict(now, blobs)
+    said = final or verdict(pull, now, blobs)
+    error = next((blob.error for blob in blobs.values() if blob.error), None)
     return {
-        "started": pull.stamp, "ended": None if verdict == "running" else pull.ended_stamp,
-        "image": pull.image, "repository": pull.repository, "tag": pull.tag,
-        "digest": pull.digest, "image_id": pull.config, "size": pull.size, "layers": pull.layers,
-        "requested": len(blobs), "sent": total_sent(blobs), "verdict": verdict,
-        "client": pull.client, "user": pull.user, "agent": pull.agent,
+        "started": pull.stamp, "ended": None if said == "running" else pull.end[1],
+        "image": pull.image, "registry": pull.registry, "repository": pull.repository,
+        "tag": pull.tag, "digest": pull.digest, "image_id": pull.image_id, "size": pull.size,
+        "layers": pull.layers, "requested": len(blobs), "sent": total_sent(blobs), "verdict": said,
+        "error": error if said == "failed" else None, "client": pull.client, "user": pull.user,
+        "agent": pull.agent, "proxied": pull.proxied,
     }
 
 
@@ -2066,7 +2741,7 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact],
             if change.what == "forgotten":
                 number += 1
                 heapq.heappush(ready, (change.pull.started, number, pull_object(
-                    change.pull, tracker.now, change.pull.said)))
+                    change.pull, tracker.now, change.verdict)))
         if number >= released + 100:
             released = number
             first = min((pull.started for pull in tracker), default=math.inf)
@@ -2401,7 +3076,7 @@ class Board:
 
     def change(self, change: Change, now: float) -> None:
         """Take in what the Tracker tells NOW."""
-        what, pull = change
+        what, pull, verdict = change
         if what in ("started", "resumed"):
             self.running[pull] = None
         else:
@@ -2412,7 +3087,7 @@ class Board:
         elif row:
             self._ended.remove(row)
         if what == "ended":
-            self._ended.append([pull.started, pull_object(pull, now)["verdict"], pull, ""])
+            self._ended.append([pull.started, verdict, pull, ""])
 
     def push(self, event: dict) -> None:
         """Take in an EVENT, which need not be a push."""
@@ -2543,11 +3218,9 @@ class Metrics:
         elif change.what == "resumed":
             self.pulls_resumed_total += 1
         elif change.what == "ended":
-            found = pull_object(change.pull, now)
-            self.pulls_ended_total[found["verdict"]] += 1
-            if found["verdict"] == "complete":
-                self.pull_duration_seconds.add(
-                    max(0, seconds(found["ended"]) - seconds(found["started"])))
+            self.pulls_ended_total[change.verdict] += 1
+            if change.verdict == "complete":
+                self.pull_duration_seconds.add(max(0, change.pull.end[0] - change.pull.started))
 
     def text(self) -> str:
         """All of it in Prometheus' text format, version 0.0.4.
@@ -2776,11 +3449,11 @@ class Console:
         for change in changes:
             self._board.change(change, now)
             self._metrics.change(change, now)
-            if change.what == "forgotten":
+            if change.what in ("forgotten", "withdrawn"):
                 continue
-            verdict = change.pull.said if change.what == "ended" else ""
-            self._say(pull_line(change, now), verdict)
-            if verdict:
+            ended = change.what == "ended"
+            self._say(pull_line(change, now), change.verdict if ended else "")
+            if ended:
                 for line in cut_layers(change.pull, now) if self._options.verbose else ():
                     self._say(line, "interrupted")
                 with contextlib.suppress(OSError):  # so that a restart does not say it again
@@ -2870,8 +3543,8 @@ def read_lines(path: str) -> Iterator[bytes]:
 def logged_event(line: bytes) -> Optional[Fact]:
     """What a line of log.log says of a pull; ValueError where it is no event."""
     # Most of a log may be pushes: what is none of a pull's is not taken apart at all.
-    if line.endswith(b"}\n") and (
-            b'"action":"push"' in line or b'"method":"HEAD"' in line and b"/blobs/sha" in line):
+    if line.endswith(b"}\n") and b"/blobs/sha256:" in line and (
+            b'"action":"push"' in line or b'"method":"HEAD"' in line):
         return None
     try:
         return event_fact(_decode(line.decode()))
@@ -2908,7 +3581,10 @@ def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
         pipe.write(len(data).to_bytes(4, "big") + data)
 
     counts: collections.Counter = collections.Counter()
-    found = map(tuple, facts(itertools.chain.from_iterable(map(read_lines, paths)), parse, counts))
+    read = [facts(read_lines(path), parse, counts) for path in paths]
+    # Of replicas, and of rotated files in whatever order, the facts come in the order of time.
+    found = map(tuple, read[0] if len(read) == 1 else map(
+        operator.itemgetter(1), heapq.merge(*map(paced, read), key=operator.itemgetter(0))))
     problem = ""
     try:
         for first in found:

@@ -15,8 +15,8 @@ from support import LISTENER, listener, process
 from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move
 from support.traffic import START, Client, Image
 
-MEMBERS = ["started", "ended", "image", "repository", "tag", "digest", "image_id", "size", "layers",
-           "requested", "sent", "verdict", "client", "user", "agent"]
+MEMBERS = ["started", "ended", "image", "registry", "repository", "tag", "digest", "image_id", "size",
+           "layers", "requested", "sent", "verdict", "error", "client", "user", "agent", "proxied"]
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 WIDTH = 100  # columns
 
@@ -87,11 +87,11 @@ def test_time_and_bytes_of_a_pull(tmp_path):
     pull, = shown(log, "--registry-log", registry_log)
     assert pull == {
         "started": events[0]["timestamp"], "ended": max(ends), "image": "rec/skopeo:1",
-        "repository": "rec/skopeo", "tag": "1", "digest": manifest["digest"],
+        "registry": events[0]["request"]["host"], "repository": "rec/skopeo", "tag": "1", "digest": manifest["digest"],
         "image_id": manifest["references"][0]["digest"], "size": sum(sizes.values()), "layers": 3,
-        "requested": 4, "sent": sum(sizes.values()), "verdict": "complete",
+        "requested": 4, "sent": sum(sizes.values()), "verdict": "complete", "error": None,
         "client": events[0]["request"]["addr"].rpartition(":")[0], "user": "foo",
-        "agent": events[0]["request"]["useragent"]}
+        "agent": events[0]["request"]["useragent"], "proxied": False}
 
 
 def test_pull_under_way_is_running_and_has_no_end(tmp_path):

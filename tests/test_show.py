@@ -161,14 +161,17 @@ def test_lines_of_an_interrupted_pull_that_goes_on():
     assert interrupted == (
         "10:00:02 pull  my/app:1  interrupted  100.0 MB of 150.0 MB (66 %) after 3 s  "
         "by foo from 172.18.0.1 (docker/20.10.24)")
-    assert re.match(r"10:01:0\d pull  my/app:1  goes on after all  by foo from ", resumed)
+    assert re.match(r"10:01:0\d pull  my/app:1 of 10:00:00 goes on after all  by foo from ", resumed)
     assert complete.startswith("10:01:05 pull  my/app:1  complete  150.0 MB after 65 s  ")
 
 
 def test_lines_of_other_ends():
     image = Image()
-    assert lines(FOO.manifest(START, image, "HEAD", "1"))[1].startswith(
-        "10:00:00 pull  my/app:1  up to date  by foo from ")
+    said, = lines(FOO.manifest(START, image, "HEAD", "1"))
+    assert said.startswith("10:00:00 pull  my/app:1  up to date  by foo from ")
+    refused = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.layers[0], 80, 404)]
+    assert (f"  failed: the registry answered 404 for layer {image.layers[0][7:19]}  after "
+            in lines(*refused)[1])
     events = [fact for fact in FOO.pull(START, image) if fact.event]
     assert "  unknown  " in lines(*events)[1]
     cached = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config)]
@@ -256,7 +259,7 @@ def test_fields_of_a_line_are_unquoted_as_go_quotes_them():
     assert fact.agent == agent
     fields = {"time": stamp(START), "level": "info", "msg": "authorized request",
               "http.request.id": "1", "http.request.method": "GET",
-              "http.request.remoteaddr": "172.18.0.1:50412", "http.request.useragent": agent,
+              "http.request.host": "r:5000", "http.request.remoteaddr": "172.18.0.1:50412", "http.request.useragent": agent,
               "http.request.uri": "/v2/my/app/blobs/" + digest_of("x")}
     assert listener.line_fact(json.dumps(fields)) == fact
 

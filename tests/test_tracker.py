@@ -57,9 +57,9 @@ def test_media_types(oci):
     assert Life(*FOO.pull(START, image)).wait(1).verdicts() == ["complete"]
     life = Life(*FOO.pull(START, image, cut=image.layers[1])).wait(31)
     assert life.verdicts() == ["interrupted"]
-    # No config asked for: it never became an image.
+    # No config asked for: that it became an image is not sure.
     some = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.layers[0])]
-    assert Life(*some).wait(40).verdicts() == ["interrupted"]
+    assert Life(*some).wait(40).verdicts() == ["unknown"]
 
 
 def test_up_to_date():
@@ -154,16 +154,28 @@ def test_redirect_to_the_storage_is_unknown():
     assert (life.pull()["verdict"], life.pull()["sent"]) == ("unknown", None)
 
 
-@pytest.mark.parametrize("status", [404, 416, 429, 500, 503])
-def test_blob_that_was_refused_is_not_there(status):
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
+def test_blob_that_was_refused(status):
+    """The user did nothing: the registry answered with an error, and no later request brought it."""
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
                 *FOO.blob(START + 1, IMAGE, SECOND, 80, status)).wait(31)
-    assert (life.pull()["verdict"], life.pull()["sent"]) == ("interrupted", 500)
+    pull = life.pull()
+    assert (pull["verdict"], pull["error"], pull["requested"]) == ("failed", status, 2)
+    life.feed(*FOO.blob(START + 40, IMAGE, SECOND)).wait(31)
+    assert (life.pull()["verdict"], life.pull()["error"]) == ("complete", None)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_request_without_a_token_yet_is_none(status):
-    refused = [fact for fact in FOO.blob(START + 1, IMAGE, SECOND, 80, status) if fact.status]
+def test_what_follows_the_end_is_no_refusal():
+    life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
+                *FOO.blob(START + 1, IMAGE, SECOND, 80, 416)).wait(31)
+    assert life.verdicts() == ["unknown"]
+    assert Life(*FOO.pull(START, IMAGE), *FOO.asks(START + 40, IMAGE),
+                *FOO.blob(START + 41, IMAGE, SECOND, 80, 416)).wait(31).verdicts() == [
+                    "complete", "complete"]
+
+
+def test_request_without_a_token_yet_is_none():
+    refused = [fact for fact in FOO.blob(START + 1, IMAGE, SECOND, 80, 401) if fact.status]
     life = Life(*FOO.asks(START, IMAGE), *refused).wait(31)
     assert (life.pull()["verdict"], life.pull()["requested"]) == ("up to date", 0)
 
@@ -196,8 +208,18 @@ def test_another_tag_of_the_same_image_is_another_pull():
                                     {"repository": "my/other"}, {"user": None}])
 def test_another_client_is_another_pull(change):
     other = Client(**change)
-    life = Life(FOO.manifest(START, IMAGE, "HEAD", "1"), other.manifest(START + 0.1, IMAGE))
+    life = Life(FOO.manifest(START, IMAGE, "HEAD", "1"), other.manifest(START + 5, IMAGE))
     assert len(life.wait(31).pulls()) == 2
+
+
+def test_client_with_two_addresses():
+    """Behind NAT, or with IPv4 and IPv6: what its own address has no pull for is another's."""
+    other = Client(host="2001:db8::2")
+    facts = [FOO.manifest(START, IMAGE, "HEAD", "1"), other.manifest(START + 0.1, IMAGE),
+             *FOO.blob(START + 0.2, IMAGE, CONFIG), *FOO.blob(START + 0.3, IMAGE, FIRST),
+             *other.blob(START + 0.4, IMAGE, SECOND, 10)]
+    pull = Life(*facts).wait(31).pull()
+    assert (pull["image"], pull["verdict"], pull["requested"]) == ("my/app:1", "interrupted", 3)
 
 
 @pytest.mark.parametrize("oci", [False, True], ids=["docker", "oci"])
@@ -219,7 +241,8 @@ def test_started_is_not_said_before_the_index_led_to_a_manifest():
     index = Index(mine)
     life = Life(FOO.manifest(START, index, "HEAD", "1"), FOO.manifest(START + 0.1, index))
     assert life.said == []
-    life.feed(FOO.manifest(START + 0.2, mine))
+    # Nor before a layer: containerd asks for the manifests and configs of all platforms.
+    life.feed(FOO.manifest(START + 0.2, mine), FOO.begins(START + 0.3, "1", mine.layers[0]))
     assert [what for _, what, _, _ in life.said] == ["started"]
 
 
@@ -254,13 +277,13 @@ def test_layers_that_were_there_are_not_missed():
     assert pull["sent"] == IMAGE.size - IMAGE.sizes[FIRST]
 
 
-def test_all_layers_but_no_config_is_interrupted():
+def test_all_layers_but_no_config_is_unknown():
     """skopeo asks for the config last."""
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, FIRST),
                 *FOO.blob(START + 2, IMAGE, SECOND)).wait(29)
     assert life.pull()["verdict"] == "running"
     life.wait(5)
-    assert life.pull()["verdict"] == "interrupted"
+    assert life.pull()["verdict"] == "unknown"
     assert life.pull()["sent"] == IMAGE.size - 500
 
 
@@ -311,7 +334,8 @@ def test_push_is_no_pull():
     assert FOO.sent(START, "1", FIRST, 5, "HEAD") is None
     event = FOO.event(START, "1", IMAGE.digest, 800, "manifests", "PUT", "1", IMAGE.references,
                       DOCKER_MANIFEST)
-    assert listener.event_fact({**event, "action": "push"}) is None
+    assert listener.event_fact({**event, "action": "push"}).kind == "pushed"
+    assert Life(listener.event_fact({**event, "action": "push"})).wait(31).pulls() == []
     for message in ("authorized request", "response completed"):
         line = FOO.line(START, "1", FIRST, message,
                         " http.response.status=200 http.response.written=0")
@@ -349,7 +373,8 @@ def test_several_ranges_of_one_blob_at_once():
     pull = Life(*facts, *sum(ranges, [])).wait(1).pull()
     assert (pull["verdict"], pull["sent"]) == ("complete", 500 + BIG)
     pull = Life(*facts, *sum(ranges[1:], [])).wait(31).pull()
-    assert (pull["verdict"], pull["sent"]) == ("interrupted", 500 + 3 * part)
+    # As a client that reads some parts on purpose.
+    assert (pull["verdict"], pull["sent"]) == ("unknown", None)
 
 
 def test_repeats_from_the_start_are_not_counted_twice():
@@ -422,8 +447,9 @@ def test_registry_killed_in_mid_layer():
     assert life.verdicts() == ["running"]
     life.wait(2)
     pull = life.pull()
-    assert (pull["verdict"], pull["sent"], pull["ended"]) == ("interrupted", None,
-                                                              stamp(START + 8))
+    # Nothing was sent after the last that was heard of the registry.
+    assert (pull["verdict"], pull["sent"]) == ("interrupted", None)
+    assert START <= listener.seconds(pull["ended"]) < START + 1
 
 
 def test_registry_killed_and_all_sent_again_from_the_start():
@@ -514,7 +540,7 @@ def test_attribution_is_mended_when_the_event_names_the_user():
     life = Life(*facts)
     life.hear(cut[1]).wait(31)
     assert [(pull["user"], pull["verdict"], pull["sent"]) for pull in life.pulls()] == [
-        ("foo", "complete", 500 + 1_000_000), ("bar", "interrupted", 510)]
+        ("foo", "unknown", 500 + 1_000_000), ("bar", "interrupted", 510)]
 
 
 def test_pull_without_a_user_and_one_with():
@@ -575,7 +601,8 @@ def check_story(life):
     """Each pull is said to start once, before anything else is said of it."""
     started = set()
     for _, what, image, verdict in life.said:
-        assert what == "started" or image in started
+        # A question (HEAD) is none.
+        assert what == "started" or image in started or verdict == "up to date"
         started.add(image)
         assert (what == "ended") == (verdict not in ("running",)) or what == "started"
 
@@ -644,7 +671,7 @@ def story(rest, client, image, tag, at):
     end = rest.choice(["complete", "complete", "up to date", "interrupted", "no config", "unknown"])
     if end == "up to date":
         return facts, end, 0
-    layers = rest.sample(image.layers, rest.randint(1, len(image.layers)))  # the rest is there
+    layers = image.layers[rest.randrange(len(image.layers)):]  # those before them are there
     if end != "no config":
         layers.append(image.config)
         rest.shuffle(layers)
@@ -668,7 +695,7 @@ def story(rest, client, image, tag, at):
             facts += client.blob(at, image, digest, part, 206 if attempt else 200, took)
             have, at = have + part, at + took + rest.random() * 10
         sent += have
-    verdict = "interrupted" if end == "no config" else end
+    verdict = "unknown" if end == "no config" else end
     return facts, verdict, None if end == "unknown" else sent
 
 
@@ -708,29 +735,34 @@ def test_nonsense(seed):
     digests = [digest_of(str(number)) for number in range(6)]
     for _ in range(3000):
         now += rest.choice([0, 0, 0.1, 1, 20, -5, 4000 if rest.random() < 0.05 else 0])
-        kind = rest.choice(["manifest", "blob", "blob", "blob", "start"])
+        kind = rest.choice(["manifest", "pushed", "blob", "blob", "blob", "start"])
         at = now + rest.choice([0, -1, 1, -40, 1000])
         references = tuple((digest, rest.randint(0, 5), rest.choice(["", "x"]))
                            for digest in rest.choices(digests, k=rest.randint(0, 4)))
         ended, event = rest.random() < 0.6, rest.random() < 0.5
         fact = listener.Fact(
-            kind, at, stamp(at), str(rest.randint(0, 300)), rest.choice(["GET", "HEAD"]),
-            rest.choice("ab"), rest.choice(digests), rest.choice([None, "1", "2"]),
-            rest.choice([None, 0, 5]),
-            rest.choice([DOCKER_MANIFEST, DOCKER_INDEX, "application/octet-stream", ""]),
-            references, rest.choice("cd"), rest.choice("ef"), rest.choice([None, "foo", "bar"]),
-            event, ended or event, at - rest.randint(0, 3) if not event else None,
-            rest.choice([200, 206, 307, 404]) if ended and not event else None,
-            rest.randint(0, 7) if ended and not event else None)
-        tracker.feed(fact if kind != "start" else listener.Fact("start", at, stamp(at)))
+            kind, at, stamp(at), request=str(rest.randint(0, 300)), registry=rest.choice("rs"),
+            instance=rest.choice("xyz"), method=rest.choice(["GET", "HEAD"]),
+            repository=rest.choice("ab"), digest=rest.choice(digests),
+            tag=rest.choice([None, "1", "2"]), size=rest.choice([None, 0, 5]),
+            media_type=rest.choice([DOCKER_MANIFEST, DOCKER_INDEX, "application/octet-stream", ""]),
+            references=references, client=rest.choice("cd"), agent=rest.choice("ef"),
+            user=rest.choice([None, "foo", "bar"]), event=event, ended=ended or event,
+            began=at - rest.randint(0, 3) if not event else None,
+            status=rest.choice([200, 206, 307, 404, 416]) if ended and not event else None,
+            written=rest.randint(0, 7) if ended and not event else None)
+        tracker.feed(fact if kind != "start" else listener.Fact(
+            "start", at, stamp(at), instance=rest.choice("xyzabc")))
         for change in tracker.tick(now):
+            if change.what == "withdrawn":
+                continue
             listener.pull_object(change.pull, now)
             assert listener.pull_line(change, now).isprintable()
             assert len(listener.pull_row(listener.pull_object(change.pull, now))) <= 100
         assert len(tracker) == sum(1 for _ in tracker)
     for day in range(20):
         tracker.tick(now + day * 86400)
-    assert len(tracker) == 0 and held(tracker) < 60
+    assert len(tracker) == 0 and held(tracker) < 300  # manifests, and when registries began
 
 
 # ----------------------------------------------------------------------------------------- it stays
@@ -780,7 +812,7 @@ def test_year_of_pulls_stays_small():
     assert max(objects for _, objects in sizes[1:]) < 2 * max(sizes[0][1], 2000)
     for hour in range(48):
         tracker.tick(at + hour * 3600)
-    assert len(tracker) == 0 and held(tracker) < 100
+    assert len(tracker) == 0 and held(tracker) < 200  # with manifests, as a client may have them
 
 
 def endless_requests():
@@ -831,7 +863,7 @@ ENDLESS = {
 def test_what_never_ends_is_bounded(endless, monkeypatch):
     """With limits a hundred times lower than they are, to be quick."""
     monkeypatch.setattr(listener.Tracker, "MAX_PULLS", 50)
-    monkeypatch.setattr(listener.Tracker, "MAX_WEIGHT", 2000)
+    monkeypatch.setattr(listener.Tracker, "MAX_HELD", 3_000_000)
     tracker, began, most = listener.Tracker(), time.process_time(), 0
     for number, fact in enumerate(endless()):
         tracker.tick(fact.time)
@@ -881,10 +913,11 @@ def test_many_at_once_take_no_more_than_their_share():
 
 # ------------------------------------------------------------------------------------------- alive
 
-PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)  (started|goes on after all|complete|"
+PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)(?: of [\d:]+ |  )(started|goes on after all|complete|"
                        r"up to date|interrupted|unknown)(?:  |$)", re.M)
-# The registry stayed down, so for all that the log tells the requests may go on for ten minutes.
-STAYS_OPEN = {"killed-registry2"}
+# All have one name here, so that they are replicas: nobody knows whose requests ended with one that
+# was killed, and for all that the log tells they may go on for ten minutes.
+STAYS_OPEN = {name for name in NAMES if name.startswith(("killed", "stopped"))}
 
 
 def happen_again(names):

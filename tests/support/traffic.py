@@ -226,16 +226,15 @@ class Life:
     def _keep(self, changes):
         for change in changes:
             pull = listener.pull_object(
-                change.pull, self.now, change.pull.said if change.what == "forgotten" else None)
+                change.pull, self.now, change.verdict if change.what == "forgotten" else None)
             if change.what == "forgotten":
-                if not change.pull.empty:
-                    self.over.append(pull)
+                self.over.append(pull)
             else:
                 self.said.append((self.now - START, change.what, pull["image"], pull["verdict"]))
 
     def pulls(self):
         """All pulls, in the order of their start."""
-        known = [listener.pull_object(pull, self.now) for pull in self.tracker if not pull.empty]
+        known = [listener.pull_object(pull, self.now) for pull in self.tracker]
         return sorted(self.over + known, key=lambda pull: pull["started"])
 
     def pull(self):
