@@ -407,7 +407,7 @@ def test_the_page_shows_a_pull_while_it_runs_and_how_it_ended(stack, image, slow
 @pytest.mark.docker
 def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slow_link):
     """An engine fetches three layers at once: the second image's wait, and are never asked for."""
-    names = [image(5_000_000, 5_000_000, 5_000_000), image(1000, 2000, 3000, 4000, 5000)]
+    names = [image(12_000_000, 12_000_000, 12_000_000), image(1000, 2000, 3000, 4000, 5000)]
     for name in names:
         stack.docker("foo", "push", name)
         stack.blobs_pushed(name)
@@ -466,7 +466,7 @@ def test_a_layer_that_is_gone_from_the_storage(stack, image):
 
 @pytest.mark.docker
 def test_what_a_listener_missed_is_in_the_registrys_own_log(stack, image, slow_link):
-    name = image(15_000_000)
+    name = image(30_000_000)
     stack.docker("foo", "push", name)
     stack.blobs_pushed(name)
     run("docker", "rmi", name)
