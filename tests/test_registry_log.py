@@ -236,7 +236,7 @@ def test_docker_logs_of_a_real_registry(tmp_path, version):
                 passing = itertools.count(31, 31)
                 until(lambda: listener.pass_time(next(passing))
                       or "my/app:1  interrupted  " in listener.out, lambda: listener.out)
-                assert listener.stop() == 0 and listener.err == ""
+                assert listener.stop() == 0 and "Traceback" not in listener.err
         status, out, err = run(tmp_path, "pulls", "--json")
         pulls = [json.loads(line) for line in out.splitlines()]
         assert [pull["sent"] < pull["size"] for pull in pulls] == [False, True] * 2
