@@ -2780,6 +2780,41 @@ def pull_row(found: Dict[str, Any]) -> str:
         person if len(person) <= 22 else person[:19] + "...").rstrip()
 
 
+THROUGH_PROXY = (
+    "Pulls come through a proxy, and no interrupted one was seen through it: if it buffers, an "
+    "interrupted pull looks complete. For nginx, write into the registry's location: "
+    "proxy_buffering off;")
+REDIRECTED = (
+    "The registry redirects clients to its storage, which sends the bytes, so pulls end as "
+    "unknown. To have the registry send and count them, at the price of its bandwidth, write into "
+    "its config: storage: {redirect: {disable: true}}")
+
+
+class Caveats:
+    """What to know of all verdicts, from the pulls that ended: a sentence each."""
+
+    def __init__(self) -> None:
+        self._proxied = self._cut = self._redirected = False
+        self._said: Set[str] = set()
+
+    def learn(self, verdict: str, proxied: bool, redirected: bool) -> None:
+        """Take in how a pull ended, and whether it came through a proxy, or was redirected."""
+        self._proxied = self._proxied or proxied and verdict == "complete"
+        self._cut = self._cut or proxied and verdict == "interrupted"
+        self._redirected = self._redirected or redirected and verdict == "unknown"
+
+    def standing(self) -> List[str]:
+        return ([THROUGH_PROXY] if self._proxied and not self._cut else []) + (
+            [REDIRECTED] if self._redirected else [])
+
+    def news(self) -> List[str]:
+        """Those that were not told by the last call."""
+        standing = self.standing()
+        new = [sentence for sentence in standing if sentence not in self._said]
+        self._said.update(new)
+        return new
+
+
 # --------------------------------------------------------------------------------------------- page
 
 PAGE = r"""<!doctype html><html lang="en"><meta charset="utf-8">
@@ -3073,6 +3108,7 @@ class Board:
         self._ended: collections.deque = collections.deque(maxlen=MAX_ENDED)
         self._pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)  # JSON texts
         self._refusals: Dict[Tuple[int, str, str], Tuple[float, int]] = {}  # last time, how often
+        self.caveats = Caveats()
 
     def change(self, change: Change, now: float) -> None:
         """Take in what the Tracker tells NOW."""
@@ -3088,6 +3124,7 @@ class Board:
             self._ended.remove(row)
         if what == "ended":
             self._ended.append([pull.started, verdict, pull, ""])
+            self.caveats.learn(verdict, pull.proxied, pull.redirected)
 
     def push(self, event: dict) -> None:
         """Take in an EVENT, which need not be a push."""
@@ -3458,6 +3495,8 @@ class Console:
                     self._say(line, "interrupted")
                 with contextlib.suppress(OSError):  # so that a restart does not say it again
                     os.utime(self._options.log, (now, now))
+                for sentence in self._board.caveats.news():
+                    self.warn(sentence)
 
     def _say(self, line: str, kind: str) -> None:
         if self._options.quiet:
@@ -3514,7 +3553,7 @@ class Console:
                    if self._options.syslog_port is None else
                    "let the registry's logging driver send it to the listener's --syslog-port")
                 + ".")
-        return notices
+        return notices + self._board.caveats.standing()
 
 
 # ----------------------------------------------------------------------------------- read the files
@@ -3870,9 +3909,19 @@ def pulls(options: argparse.Namespace) -> None:
     counts: collections.Counter = collections.Counter()
     if not options.json:
         print(ROW_TITLES)
+    caveats = Caveats()
+
+    def with_redirects(lines: Iterable[Fact]) -> Iterator[Fact]:
+        for line in lines:
+            counts["redirected"] += line.status is not None and 300 <= line.status < 400
+            yield line
+
     for found in pull_objects(read_apart(logs, logged_event, counts),
-                              read_apart(registry_logs, logged_line, counts)):
+                              with_redirects(read_apart(registry_logs, logged_line, counts))):
         print(json.dumps(found) if options.json else pull_row(found))
+        caveats.learn(found["verdict"], found["proxied"], counts["redirected"] > 0)
+    for sentence in () if options.json else caveats.standing():
+        print(f"listener: {sentence}", file=sys.stderr)
     if counts["unreadable"]:
         print(f"listener: {count(counts['unreadable'], 'line')} could not be read",
               file=sys.stderr)

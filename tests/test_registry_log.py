@@ -242,3 +242,34 @@ def test_docker_logs_of_a_real_registry(tmp_path, version):
         assert [pull["sent"] < pull["size"] for pull in pulls] == [False, True] * 2
         lines = listener.registry_log.read_text().splitlines()
         assert len(lines) == len(set(lines))
+
+
+# ------------------------------------------------------------------------- what nobody can see
+
+
+@pytest.mark.parametrize("name", ["docker_complete-registry2_redirect",
+                                  "docker_complete-registry3_redirect"])
+def test_a_storage_that_redirects_is_why_pulls_are_unknown(tmp_path, name):
+    with Piped(tmp_path) as listener:
+        for each in recorded(name):
+            assert listener.post(each) == (200, "")
+        listener.tell(*recorded_lines(name))
+        passing = itertools.count(31, 31)
+        until(lambda: listener.pass_time(next(passing)) or "  unknown  " in listener.out)
+        until(lambda: "storage: {redirect: {disable: true}}" in listener.err)
+        _, page = listener.request("GET", "/pulls")
+        assert module.REDIRECTED in json.loads(page)["notices"]
+    _, _, told = run(tmp_path, "pulls")
+    assert told == f"listener: {module.REDIRECTED}\n"
+
+
+def test_a_proxy_is_a_caveat_until_a_cut_was_seen_through_it():
+    caveats = module.Caveats()
+    caveats.learn("interrupted", False, False)
+    assert caveats.news() == []
+    caveats.learn("complete", True, False)
+    assert caveats.news() == caveats.standing() == [module.THROUGH_PROXY]
+    caveats.learn("complete", True, False)
+    assert caveats.news() == []
+    caveats.learn("interrupted", True, False)
+    assert caveats.standing() == []
