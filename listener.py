@@ -1906,10 +1906,12 @@ class Pull:
     @property
     def end(self) -> Tuple[float, str]:
         """When its last request ended, or the process that served it was last heard of."""
+        ended = self.ended_time, self.ended_stamp
         if self.open and self.conversation.registry.last_restart > self.started:
-            return max((self.ended_time, self.ended_stamp),
-                       self.conversation.registry.last_sign(self.ended_time))
-        return self.ended_time, self.ended_stamp
+            first = min(request.time for requests in self.asked.values()
+                        for request in requests.open.values())
+            return max(ended, self.conversation.registry.last_sign(first))
+        return ended
 
     @property
     def all_asked(self) -> bool:
@@ -2468,7 +2470,7 @@ class Tracker:
         if told is None:
             told = self._told[pull] = Told()
         self._review_at(pull, told, self.now)
-        if not told.started and pull.is_download and (
+        if not told.started and pull.is_download and pull.images and (
                 pull.index is None or any(pull.asked.keys() & image.order.keys()
                                           for image in pull.chosen)):
             told.started = True

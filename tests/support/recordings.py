@@ -11,7 +11,7 @@ from support.process import read_log
 from support.traffic import START, stamp
 
 RECORDINGS = HERE / "recordings"
-NAMES = sorted(path.name[:-len(".truth.json")] for path in RECORDINGS.glob("*.truth.json"))
+NAMES = sorted(path.name[:-len(".registry.log")] for path in RECORDINGS.glob("*.registry.log"))
 NOTES = {"tool", "note", "really", "action"}  # members of the truth that no pull shows
 STAMP = re.compile(rb"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?=[.Z])")
 
@@ -47,7 +47,7 @@ class Recording:
         events = (RECORDINGS / f"{name}.log").read_bytes()
         lines = (RECORDINGS / f"{name}.registry.log").read_bytes()
         truth = json.loads((RECORDINGS / f"{name}.truth.json").read_text("utf-8"))
-        self.truth = [pull for pull in truth if pull.get("action") != "push"]
+        self.truth = [pull for pull in truth if "verdict" in pull]
         first = min(STAMP.findall(events + lines)).decode()
         recorded = datetime.fromisoformat(first).replace(tzinfo=timezone.utc).timestamp()
         self.events, self.lines = (move(data, int(start - recorded)) for data in (events, lines))
@@ -97,8 +97,9 @@ def differences(pulls, truth):
             elif name == "sent_max":
                 right = pull["sent"] is not None and pull["sent"] <= value
             else:
-                # "?" is a truth that is still to be found out.
-                right = name in NOTES or value == "?" or pull[name] == value
+                # "?" is a truth that is still to be found out; of "a|b" either will do, of "*" any.
+                right = name in NOTES or value in ("?", "*") or pull[name] == value or (
+                    name == "verdict" and pull[name] in value.split("|"))
             if not right:
                 shown = pull[name.split("_m")[0]] if name.startswith("sent") else pull[name]
                 wrong.append(f"{pull['image']}: {name} is {shown!r}, in truth {value!r}")
