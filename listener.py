@@ -1221,7 +1221,8 @@ def is_blob(target: dict) -> bool:
 
 def bears_no_port(address: str) -> bool:
     """Whether an address is one that a proxy passed on (X-Forwarded-For), and not a socket's."""
-    return bool(address) and not address.startswith("[") and address.count(":") != 1
+    whole = 0 < len(address) < MAX_TEXT
+    return whole and not address.startswith("[") and address.count(":") != 1
 
 
 def event_fact(event: dict) -> Optional[Fact]:
