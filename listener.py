@@ -424,20 +424,61 @@ class RegistryLog:
 
 # ------------------------------------------------------------------------------------------ receive
 
-MAX_BODY = 8 << 20  # bytes
-LARGE_BODY = 128 << 10  # bytes; bodies above it are committed one by one
-MAX_LARGE_BODIES = 8  # that are on their way
-MAX_COMMIT = 1 << 20  # bytes of the other bodies that are committed together
-MAX_EVENTS = 20_000  # in an envelope; a registry sends one
+# Who may talk. What a registry sends is far below all of this; `Server` says what is dropped when.
+MAX_CONNECTIONS = 1000
+MAX_ACCEPTED = 100  # connections per turn, before existing ones are served
+REQUEST_SECONDS = 10  # for a request to be complete, and for its answer to be taken
+REFUSED_SECONDS = 2  # in which a client that was refused may read why
 MAX_REQUEST_LINE = 64 << 10  # bytes
 MAX_HEAD = 128 << 10  # bytes: the request line with the headers
-REQUEST_SECONDS = 10  # a request that is not there whole by then is dropped
-REFUSED_SECONDS = 2  # in which a client that was refused may read why
-MAX_CONNECTIONS = 1000
-MAX_ACCEPTED = 100  # connections, before those that are there have their turn
+MAX_BODY = 8 << 20  # bytes
+MAX_EVENTS = 20_000  # in an envelope; a registry sends one
+MAX_VALUES = 250_000  # in a body; a manifest of 4 MiB, the largest there is, makes 170,000
+MAX_SLOW_NUMBERS = 64 << 10  # characters of a large body's fractions and very long integers
+LARGE_BODY = 128 << 10  # bytes; larger bodies are committed one by one
+MAX_LARGE_BODIES = 8  # being received
+MAX_COMMIT = 1 << 20  # bytes of the other bodies that are committed together
 RECEIVED_BYTES = 64 << 10  # at a time, and of a body up to MAX_RECEIVED_BYTES
 MAX_RECEIVED_BYTES = 1 << 20
+MAX_REMEMBERED_HEAD = 2 << 10  # bytes
 MAX_DATAGRAM = 16 << 10  # bytes; Docker itself splits log lines at this length
+
+
+class _Numbers:
+    """Reads the numbers in a large body, and gives up on those that take long to read and write.
+
+    The integers that a registry sends are short, and it sends no fractions.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_SLOW_NUMBERS
+
+    def integer(self, text: str) -> int:
+        if len(text) > 20:
+            self._spend(text)
+        return int(text)
+
+    def fraction(self, text: str) -> float:
+        self._spend(text)
+        return float(text)
+
+    def _spend(self, text: str) -> None:
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("its numbers are too many or too long")
+
+
+def _read_json(body: bytes) -> Any:
+    """The value of a BODY; ValueError if it is no JSON, or would take long to read or to write."""
+    text = body.decode("utf-8")
+    if len(body) <= LARGE_BODY:
+        return _decode(text)
+    values = sum(map(body.count, (b",", b"[", b"{")))  # a value follows each of these
+    if values > MAX_VALUES:
+        raise ValueError(f"{values} values are over {MAX_VALUES}")
+    numbers = _Numbers()
+    return json.loads(text, parse_constant=_refuse_constant, parse_int=numbers.integer,
+                      parse_float=numbers.fraction)
 
 
 def parse_envelope(body: bytes) -> List[dict]:
@@ -447,13 +488,13 @@ def parse_envelope(body: bytes) -> List[dict]:
     "events" array of objects. https://distribution.github.io/distribution/about/notifications/
     """
     try:
-        envelope = _decode(body.decode("utf-8"))
+        envelope = _read_json(body)
     except UnicodeDecodeError as error:
         raise ValueError(f"the body is not UTF-8: byte {error.start}") from None
     except RecursionError:
         raise ValueError("the body is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"the body is not JSON: {error}") from None
+        raise ValueError(f"the body is not JSON that is accepted: {error}") from None
     events = envelope.get("events") if isinstance(envelope, dict) else None
     if not isinstance(events, list):
         raise ValueError('the body has no "events" array')
@@ -467,6 +508,8 @@ def parse_envelope(body: bytes) -> List[dict]:
 
 _TLS_HANDSHAKE = b"\x16\x03"
 _HEAD_END = re.compile(rb"\n\r?\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
+_FOLDED = re.compile(rb"\n[ \t]")
 
 
 @functools.lru_cache(maxsize=2)
@@ -475,6 +518,7 @@ def _http_date(now: int) -> str:
 
 
 PATHS = "/", "/pulls", "/metrics", "/healthz"  # that may be asked for with GET and HEAD
+Refusal = Tuple[int, str]  # the status, and the reason in one line
 
 
 class Answer(NamedTuple):
@@ -486,24 +530,18 @@ class Answer(NamedTuple):
     headers: Dict[str, str] = {}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One request: the bytes of its head in, the bytes of the answer out. It does no I/O.
+class _Head(BaseHTTPRequestHandler):
+    """What the standard library reads of a request's head, from bytes that are there already.
 
-    The standard library reads the head, from bytes that are there already, and writes the answer.
+    `refusal` is why the request is not accepted, or None; `length` the bytes of the body that
+    comes next; `continues` whether the client sends that body only when it is told to.
     """
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, head: bytes, token: Optional[bytes]) -> None:
-        """Read HEAD, from the request line to the empty line; with TOKEN, only who has it may POST.
-
-        `refusal` is then the status and the reason for which the request is not taken, or None;
-        `length` the bytes of the body that comes next; `continues` whether the client sends that
-        body only when it is told to.
-        """
+    def __init__(self, head: bytes) -> None:
         self.rfile = io.BytesIO(head)
-        self.arrived = time.monotonic()
-        self.refusal: Optional[Tuple[int, str]] = None
+        self.refusal: Optional[Refusal] = None
         self.continues = False
         self.command = self.path = ""
         self.length = 0
@@ -516,74 +554,98 @@ class Handler(BaseHTTPRequestHandler):
         elif head.startswith(_TLS_HANDSHAKE):
             self.send_error(400, "that is TLS: the endpoint's url needs http://, or the listener "
                             "--tls-cert")
+        elif _BARE_CR.search(head):  # RFC 9112, 2.2; the library would take it for a line's end
+            self.send_error(400, "a CR without LF in the head")
+        elif _FOLDED.search(head):  # RFC 9112, 5.2
+            self.send_error(400, "a header that goes on in the next line")
         elif self.parse_request():
-            self.refusal = self._find_refusal(token)
+            self.refusal = self._find_refusal()
         elif not self.refusal:
             self.send_error(400, "an empty request line")
 
     def send_error(self, code: int, message: Optional[str] = None,
                    explain: Optional[str] = None) -> None:
-        """What the standard library's parser calls, which blames a wrong version on the server."""
+        """Called by the library's parser, which blames a wrong version on the server.
+
+        What it says of a request line repeats it, with the token if that was put there.
+        """
         code = 400 if code == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED else code
+        if message and message.startswith(("Bad request", "Bad HTTP", "Invalid HTTP")):
+            message = "not an HTTP/1.1 request line"
         self.refusal = code, message or HTTPStatus(code).phrase
 
     def handle_expect_100(self) -> bool:
         self.continues = True
         return True
 
-    def _find_refusal(self, token: Optional[bytes]) -> Optional[Tuple[int, str]]:
+    def _find_refusal(self) -> Optional[Refusal]:
         if self.request_version == "HTTP/0.9" or self.headers.defects:
             return 400, "not an HTTP/1.1 request"
         if self.command not in ("POST", "GET", "HEAD"):
-            return 405, f"{self.command} is not taken: POST notifications"
-        refusal = self._length_refusal()
-        if refusal:
-            return refusal
-        length = self.headers.get("Content-Length")
-        if self.command == "POST":
-            return self._body_refusal(length, token)
-        if length and length.strip("0"):
-            return 400, f"{self.command} with a body"
-        if token is not None and self._path() != "/healthz" and not self._has(token):
-            return 401, "no or wrong token: give it as the password, to any name"
-        return None
-
-    def _length_refusal(self) -> Optional[Tuple[int, str]]:
-        """The status and the reason where it is not sure where this request's body ends."""
-        lengths = self.headers.get_all("Content-Length", [])
+            return 405, "only POST (notifications), GET and HEAD are accepted"
+        lengths = [value.strip(" \t") for value in self.headers.get_all("Content-Length", [])]
         encodings = self.headers.get_all("Transfer-Encoding", [])
         if len(lengths) > 1 or lengths and encodings:
             return 400, "the length of the body is given twice"
         if encodings:
-            return 501, f"Transfer-Encoding {encodings[0]} is not taken: send a Content-Length"
+            return 501, (f"Transfer-Encoding {encodings[0]} is not accepted: send a "
+                         "Content-Length")
         if not all(length.isascii() and length.isdigit() for length in lengths):
             return 400, f"Content-Length {lengths[0]} is not a number"
-        return None
+        length = lengths[0] if lengths else None
+        if self.command == "POST":
+            return self._body_refusal(length)
+        return (400, f"{self.command} with a body") if length and length.strip("0") else None
 
-    def _body_refusal(self, length: Optional[str],
-                      token: Optional[bytes]) -> Optional[Tuple[int, str]]:
-        """The status and the reason for which this request's body is not even read."""
+    def _body_refusal(self, length: Optional[str]) -> Optional[Refusal]:
+        """Why this request's body is not even read."""
         if length is None:
             return 411, "no Content-Length"
         if len(length) > 18 or int(length) > MAX_BODY:
             return 413, f"a body of {length} bytes is over {MAX_BODY}"
         encoding = self.headers.get("Content-Encoding", "identity")
         if encoding.lower() != "identity":
-            return 415, f"Content-Encoding {encoding} is not taken: send plain"
-        if token is not None and not self._has(token):
-            return 401, ("no or wrong token: the endpoint in the registry's config needs "
-                         "headers: {Authorization: [Bearer TOKEN]}")
+            return 415, f"Content-Encoding {encoding} is not accepted: send plain"
         self.length = int(length)
         return None
 
-    def _has(self, token: bytes) -> bool:
+
+def _read_head(head: bytes) -> Dict[str, Any]:
+    """The attributes of the Handler for a HEAD; nothing changes them or what they refer to."""
+    return vars(_Head(head))
+
+
+# A registry sends the same head again and again, and reading it is half the work of a request.
+_read_head_again = functools.lru_cache(maxsize=256)(_read_head)
+
+
+class Handler(_Head):
+    """One request: the bytes of its head in, the bytes of the answer out. It does no I/O."""
+
+    def __init__(self, head: bytes, token: Optional[bytes]) -> None:
+        """Read HEAD, from the request line to the empty line; TOKEN: only who has it is served."""
+        read = _read_head_again if len(head) <= MAX_REMEMBERED_HEAD else _read_head
+        vars(self).update(read(head))
+        self.arrived = time.monotonic()
+        if token is not None and not self.refusal and self._needs_token():
+            self.refusal = self._token_refusal(token)
+
+    def _needs_token(self) -> bool:
+        return self.command == "POST" or self._path() != "/healthz"
+
+    def _token_refusal(self, token: bytes) -> Optional[Refusal]:
         authorization = self.headers.get("Authorization", "")
         scheme, _, rest = authorization.partition(" ")
         given = (rest.strip() if scheme.lower() == "bearer" else authorization).encode("latin-1")
         if scheme.lower() == "basic":
             with contextlib.suppress(ValueError):
                 given = base64.b64decode(rest).partition(b":")[2]
-        return hmac.compare_digest(given, token)
+        if hmac.compare_digest(given, token):
+            return None
+        if self.command == "POST":
+            return 401, ("no or wrong token: the endpoint in the registry's config needs "
+                         "headers: {Authorization: [Bearer TOKEN]}")
+        return 401, "no or wrong token: give it as the password, to any name"
 
     @property
     def asks_for_password(self) -> bool:
@@ -629,89 +691,116 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: what is worth a line is told to the server, which knows the console."""
 
 
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+NEXT, COMMIT, PAGE = "next turn", "commit", "page"  # what else a connection may wait for
+Wait = Iterator[Any]  # a generator that yields one of these; what it returns is the result
+_WOULD_BLOCK = BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError
+
+
 class Connection:
-    """One client: what has come from it, what goes to it, and what it waits for.
+    """One client's socket, and the bytes that came from it and were not used yet.
 
-    It is in one of these states:
-
-      reading      more has to come from the client
-      pipelining   more may be there already: it is looked at in the next turn
-      asking       what it asks for is being made, by another thread
-      committing   the request is there whole, and waits for the disk
-      sending      the client has to take (the rest of) the answer
-      refused      the client may read why, what still comes from it is thrown away
-      dropped      it is closed
+    Its methods are generators that yield what they wait for, so that one thread can serve all.
     """
 
-    def __init__(self, client: socket.socket, host: str, deadline: float) -> None:
-        self.socket, self.host, self.deadline = client, host, deadline
-        self.state = "reading"
+    def __init__(self, client: socket.socket, host: str) -> None:
+        self.socket, self.host = client, host
         self.received = bytearray()
-        self.request: Optional[Handler] = None  # from the end of its head on, until it is answered
-        self.body = b""  # of that request, once it is whole
-        self.unsent = b""
-        self.watched = 0  # for what the selector watches it
-        self._searched = 0  # bytes of `received` in which no head ends
+        self.request: Optional[Handler] = None  # from the end of its head until its answer
+        self.body: Optional[bytes] = None  # of a request that waits for its commit
+        self.talk: Optional[Wait] = None  # None: it was dropped
+        self.waits: Any = READ  # what the talk yielded last
+        self.watched = 0  # what the selector watches it for
+        self.allow(REQUEST_SECONDS)
+
+    def allow(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
 
     @property
     def large(self) -> bool:
         return self.request is not None and self.request.length > LARGE_BODY
 
-    def next_head(self) -> Optional[bytes]:
-        """The bytes of the next request's head, once they are there, or too many or wrong ones."""
-        end = _HEAD_END.search(self.received, max(0, self._searched - 2))
-        self._searched = len(self.received)
-        if end:
-            length = end.end()
-        elif self._searched > MAX_HEAD or self.received.startswith(_TLS_HANDSHAKE):
-            length = self._searched
-        else:
-            return None
-        self._searched = 0
+    def read(self, size: int = RECEIVED_BYTES) -> Wait:
+        """Add to `received` what comes next; whether anything did, rather than the client's end."""
+        while True:
+            try:
+                data = self.socket.recv(size)
+                break
+            except _WOULD_BLOCK:
+                yield READ
+        self.received += data
+        return bool(data)
+
+    def read_head(self) -> Wait:
+        """The bytes of the next head, or of too much or none of one; None at the client's end."""
+        searched = 0
+        while True:
+            end = _HEAD_END.search(self.received, max(0, searched - 2))
+            searched = len(self.received)
+            if end:
+                return self._take(end.end())
+            if searched > MAX_HEAD or self.received.startswith(_TLS_HANDSHAKE):
+                return self._take(searched)
+            if not (yield from self.read()):
+                return None
+
+    def read_body(self, length: int) -> Wait:
+        """The bytes of a body; fewer if the client ends before."""
+        while len(self.received) < length:
+            missing = length - len(self.received)
+            if not (yield from self.read(max(RECEIVED_BYTES, min(missing, MAX_RECEIVED_BYTES)))):
+                break
+            if missing > RECEIVED_BYTES:
+                yield NEXT  # a fast sender leaves the others their turn
         return self._take(length)
-
-    def missing(self) -> int:
-        """How many bytes of the request's body have not come yet."""
-        return max(0, self.request.length - len(self.received)) if self.request else 0
-
-    def take_body(self) -> None:
-        self.body = self._take(self.request.length)
 
     def _take(self, length: int) -> bytes:
         taken = bytes(self.received[:length])
         del self.received[:length]
         return taken
 
+    def send(self, data: bytes) -> Wait:
+        while data:
+            try:
+                data = data[self.socket.send(data):]
+            except _WOULD_BLOCK:
+                yield WRITE
 
-def _body_size(connection: Connection) -> int:
-    return len(connection.body)
-
-
-_WOULD_BLOCK = BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError
+    def discard(self) -> Wait:
+        """Throw away what comes, up to the client's end."""
+        while (yield from self.read()):
+            self.received.clear()
+            yield NEXT
 
 
 class Server:
     """One thread that serves all connections, in turns, so that nothing has to be locked.
 
-    In a turn it reads what has come, commits all envelopes that are there whole, at once, and
-    answers them. While that waits for the disk, nothing is answered, and the next turn's envelopes
-    come: the slower the disk and the more senders, the more of them share an fsync.
+    In a turn it lets each connection go on that can, commits all envelopes that are complete, at
+    once, and answers them. While that waits for the disk, nothing is answered, and the next turn's
+    envelopes come: the slower the disk and the more senders, the more of them share an fsync.
+
+    Dropped, without an answer, are: connections past their deadline; of more than MAX_CONNECTIONS,
+    or than there are file descriptors for, the one with the earliest deadline; of more than
+    MAX_LARGE_BODIES being received, the one that has received least. A request that waits for its
+    commit is never dropped.
     """
 
     def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
                  commit: Callable[[], None], pages: Callable[[Handler], Optional[Answer]],
                  report: Callable[[int, str, str], None], token: Optional[bytes] = None,
                  tls: Optional[ssl.SSLContext] = None) -> None:
-        """Listen on HOST:PORT; raises OSError where that cannot be.
+        """Listen on HOST:PORT; raises OSError if that cannot be.
 
         ADD is handed an envelope's events; a ValueError of it is answered with 400. COMMIT returns
         when all that was added is safe; an OSError of it is answered with 503. PAGES gives the
         answer to a GET or HEAD; if that is None, it is asked again after `wake`. REPORT is told of
-        each refusal: its status (0: no answer), the client's host, and the reason.
+        each refusal: its status (0: no answer), the client's host, and the reason. TOKEN and TLS
+        may be replaced at any time, by any thread.
         """
         self._add, self._commit, self._pages, self._report = add, commit, pages, report
+        self.token, self.tls = token, tls
         self.answered: collections.Counter = collections.Counter()  # by status
-        self._token, self._tls = token, tls
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
@@ -719,15 +808,14 @@ class Server:
         self._socket.setblocking(False)
         self.port = self._socket.getsockname()[1]
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._selector.register(self._socket, READ)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._selector.register(self._woken, READ)
         self._connections: Set[Connection] = set()
-        self._pipelining: List[Connection] = []  # those in that state, each once
-        self._asking: List[Connection] = []
-        self._small: List[Connection] = []  # those committing, oldest first, by their body's size
-        self._large: List[Connection] = []
+        self._next: List[Connection] = []  # those that go on in the next turn
+        self._asking: List[Connection] = []  # those that wait for a page
+        self._whole: List[Connection] = []  # those that wait for their commit, oldest first
         self._commit_seconds = 0.0  # that the last one took
         self._next_check = 0.0
         self._stopping = False
@@ -738,7 +826,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Accept nothing more, and return when every request that is there whole is committed."""
+        """Accept nothing more, and return when every complete request is committed."""
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, too
@@ -754,263 +842,240 @@ class Server:
             try:
                 self._turn()
             except Exception as error:  # of no client's making: the next turn may do better
-                self._report(0, "somebody", f"that failed with {error!r}")
+                self._report(0, "somebody", f"internal error: {error!r}")
                 time.sleep(0.1)
-        while self._small or self._large:
+        while self._whole:
             self._commit_some()
 
     def _turn(self) -> None:
-        self._receive(0 if self._pipelining or self._small or self._large else 0.5)
+        self._receive(0 if self._next or self._whole else 0.5)
         # On a slow disk it is worth a moment to have those in the same commit that are just coming:
         # in a TLS handshake, or with a large body. Else each of their steps would wait for it.
         end = time.monotonic() + min(0.1, self._commit_seconds / 10)
-        while self._small and time.monotonic() < end - 0.001:
+        while self._whole and time.monotonic() < end - 0.001:
             self._receive(end - time.monotonic())
         self._drop_late()
         self._commit_some()
 
     def _receive(self, seconds: float) -> None:
-        """Go on with all connections that can go on; wait up to SECONDS for one."""
+        """Let all connections go on that can; wait up to SECONDS for one."""
         ready = self._selector.select(seconds)
-        pipelining, self._pipelining = self._pipelining, []
-        for connection in pipelining:
-            self._try(self._advance, connection)
+        going, self._next = self._next, []
+        for connection in going:
+            self._go_on(connection)
         for key, _ in ready:
             if key.data:
-                self._try(self._continue, key.data)
+                if key.data.waits in (READ, WRITE):
+                    self._go_on(key.data)
             elif key.fileobj is self._woken:
                 self._woken.recv(1 << 10)
                 asking, self._asking = self._asking, []
                 for connection in asking:
-                    self._try(self._ask, connection)
+                    self._go_on(connection)
             else:
                 self._accept()
 
-    def _try(self, step: Callable[..., None], connection: Connection, *more: Any) -> None:
-        """Take a step with CONNECTION; whatever goes wrong in it is the end of that one alone."""
-        if connection.state == "dropped":
-            return
-        try:
-            step(connection, *more)
-        except Exception as error:
-            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-                self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
-                             "https:// and the certificate one that it trusts?")
-            elif not isinstance(error, OSError):  # else the client is gone
-                self._report(0, connection.host, f"that failed with {error!r}")
-            self._drop(connection)
+    def _go_on(self, connection: Connection, result: Optional[Answer] = None) -> None:
+        """Let CONNECTION talk until it waits again; whatever goes wrong is its end alone.
 
-    # -- connections
+        RESULT is the answer for which it waited: what came of its commit.
+        """
+        if connection.talk is None:
+            return  # it was dropped in this turn
+        try:
+            connection.waits = connection.talk.send(result)
+            if connection.waits is COMMIT:
+                self._whole.append(connection)
+            elif connection.waits is NEXT:
+                self._next.append(connection)
+            elif connection.waits is PAGE:
+                self._watch(connection, 0)
+                self._asking.append(connection)
+            else:
+                self._watch(connection, connection.waits)
+            return
+        except StopIteration:
+            pass
+        except ssl.SSLEOFError:
+            pass  # the client is gone
+        except ssl.SSLError as error:
+            self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
+                         "https:// and the certificate one that it trusts?")
+        except OSError:
+            pass  # the client is gone
+        except Exception as error:
+            self._report(0, connection.host, f"internal error: {error!r}")
+        self._drop(connection)
+
+    # -- what is said with one client
+
+    def _talk(self, connection: Connection) -> Wait:
+        """Serve a client, from its first byte to its last."""
+        if self.tls:
+            connection.socket = self.tls.wrap_socket(
+                connection.socket, server_side=True, do_handshake_on_connect=False)
+        while True:
+            head = yield from connection.read_head()
+            if head is None:
+                return
+            request = connection.request = Handler(head, self.token)
+            answer = yield from self._respond(connection, request)
+            connection.body = connection.request = None
+            connection.allow(REQUEST_SECONDS)
+            self.answered[answer.status] += 1
+            yield from connection.send(request.answer(answer))
+            if request.refusal:
+                break
+            if request.close_connection:
+                return
+            if connection.received:
+                yield NEXT
+        # A close with unread bytes resets the connection, and the client would not see why.
+        connection.socket.shutdown(socket.SHUT_WR)
+        connection.allow(REFUSED_SECONDS)
+        yield from connection.discard()
+
+    def _respond(self, connection: Connection, request: Handler) -> Wait:
+        """The Answer to a request: a refusal, a page, or what came of committing its body."""
+        if request.refusal:
+            return self._refuse(connection, *request.refusal)
+        if request.command != "POST":
+            answer = self._pages(request)
+            while not answer:
+                connection.deadline = math.inf  # the delay is not the client's
+                yield PAGE
+                answer = self._pages(request)
+            return answer
+        if connection.large:
+            self._make_room(connection)
+        if request.continues and len(connection.received) < request.length:
+            yield from connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = yield from connection.read_body(request.length)
+        if len(body) < request.length:
+            return self._refuse(connection, 400, f"the body ends after {len(body)} of "
+                                f"{request.length} bytes")
+        connection.body, connection.deadline = body, math.inf
+        answer = yield COMMIT
+        if answer.status == 400:
+            return self._refuse(connection, 400, answer.body.decode("utf-8"))
+        return answer
+
+    def _refuse(self, connection: Connection, status: int, why: str) -> Answer:
+        """Refuse a request in one line, and close: nobody knows any more where its body ends."""
+        request = connection.request
+        request.refusal, request.close_connection = (status, why), True
+        if not request.asks_for_password:
+            self._report(status, connection.host, why)
+        connection.received.clear()
+        return Answer(status, (why + "\n").encode("utf-8", "backslashreplace"))
+
+    # -- who may talk
 
     def _accept(self) -> None:
         for _ in range(MAX_ACCEPTED):
             try:
-                client, address = self._socket.accept()
+                client, peer = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if self._stopping:
                     return
                 no_files = error.errno in (errno.EMFILE, errno.ENFILE)
-                if not (no_files and self._drop_oldest(self._connections)):
+                if not (no_files and self._drop_oldest()):
                     return time.sleep(0.01)  # it is likely to fail at once again
                 continue
             client.setblocking(False)
-            connection = Connection(client, address[0], time.monotonic() + REQUEST_SECONDS)
+            connection = Connection(client, peer[0])
+            connection.talk = self._talk(connection)
             self._connections.add(connection)
             if len(self._connections) > MAX_CONNECTIONS:
-                self._drop_oldest(self._connections)
-            self._try(self._greet, connection)
-
-    def _greet(self, connection: Connection) -> None:
-        if self._tls:
-            connection.socket = self._tls.wrap_socket(
-                connection.socket, server_side=True, do_handshake_on_connect=False)
-        self._read(connection)  # as a rule the request is there already
-        if connection.state == "reading":
-            self._watch(connection, selectors.EVENT_READ)
+                self._drop_oldest()
+            self._go_on(connection)  # as a rule the request is there already
 
     def _watch(self, connection: Connection, events: int) -> None:
+        if connection.watched == events:
+            return
         if not connection.watched:
             self._selector.register(connection.socket, events, connection)
-        elif connection.watched != events:
+        elif events:
             self._selector.modify(connection.socket, events, connection)
+        else:
+            self._selector.unregister(connection.socket)
         connection.watched = events
 
     def _drop_late(self) -> None:
-        """Drop who had his time; about twice a second, as it looks at all connections."""
+        """Drop those past their deadline; about twice a second, as it looks at all connections."""
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + 0.5
             for connection in [c for c in self._connections if c.deadline <= now]:
                 self._drop(connection)
 
-    def _drop_oldest(self, among: Iterable[Connection]) -> bool:
-        """Drop, AMONG connections, the one that has taken longest; whether there was one."""
-        late = [connection for connection in among if connection.state != "committing"]
-        if late:
-            self._drop(min(late, key=operator.attrgetter("deadline")))
-        return bool(late)
+    def _drop_oldest(self) -> bool:
+        """Drop the connection with the earliest deadline; whether there was one."""
+        waiting = [connection for connection in self._connections if connection.body is None]
+        if waiting:
+            self._drop(min(waiting, key=operator.attrgetter("deadline")))
+        return bool(waiting)
+
+    def _make_room(self, newest: Connection) -> None:
+        """For NEWEST, a large body: if there are too many, drop the one that has received least."""
+        large = [connection for connection in self._connections - {newest} if connection.large]
+        coming = [connection for connection in large if connection.body is None]
+        if len(large) >= MAX_LARGE_BODIES and coming:
+            self._drop(min(coming, key=lambda connection: len(connection.received)))
 
     def _drop(self, connection: Connection) -> None:
-        connection.state = "dropped"
+        connection.talk = None
         self._connections.discard(connection)
-        with contextlib.suppress(KeyError, OSError):
+        with contextlib.suppress(KeyError, OSError, ValueError):
             if connection.watched:
                 self._selector.unregister(connection.socket)
         with contextlib.suppress(OSError):
             connection.socket.close()
 
-    # -- requests
-
-    def _continue(self, connection: Connection) -> None:
-        """Go on with a CONNECTION that can be read from or written to, if that is its state."""
-        if connection.state == "sending":
-            self._send(connection)
-        elif connection.state in ("reading", "refused"):
-            self._read(connection)
-
-    def _read(self, connection: Connection) -> None:
-        size = max(RECEIVED_BYTES, min(connection.missing(), MAX_RECEIVED_BYTES))
-        try:
-            data = connection.socket.recv(size)
-            while self._tls and connection.socket.pending():
-                data += connection.socket.recv(size)
-        except _WOULD_BLOCK:
-            return
-        if connection.state == "reading":
-            connection.received += data
-            self._advance(connection, ended=not data)
-        elif not data:
-            self._drop(connection)
-
-    def _advance(self, connection: Connection, ended: bool = False) -> None:
-        """Do what can be done with what has come from CONNECTION; ENDED: no more will come."""
-        connection.state = "reading"
-        if not connection.request:
-            head = connection.next_head()
-            if head is None:
-                return self._drop(connection) if ended else None
-            connection.request = Handler(head, self._token)
-            if connection.large:
-                self._make_room(connection)
-        request = connection.request
-        if request.refusal:
-            self._refuse(connection, *request.refusal)
-        elif request.command != "POST":
-            self._ask(connection)
-        elif not connection.missing():
-            connection.take_body()
-            connection.state, connection.deadline = "committing", math.inf
-            (self._large if connection.large else self._small).append(connection)
-        elif ended:
-            self._refuse(connection, 400, f"the body ends after {len(connection.received)} of "
-                         f"{request.length} bytes")
-        elif request.continues:
-            request.continues = False
-            connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _ask(self, connection: Connection) -> None:
-        answer = self._pages(connection.request)
-        if answer:
-            self._answer(connection, answer)
-        else:
-            connection.state = "asking"
-            self._asking.append(connection)
-
-    def _make_room(self, newest: Connection) -> None:
-        """For NEWEST, a large body: of too many, that goes of which the least has come."""
-        large = [connection for connection in self._connections - {newest} if connection.large]
-        coming = [connection for connection in large if connection.state == "reading"]
-        if len(large) >= MAX_LARGE_BODIES and coming:
-            self._drop(min(coming, key=lambda connection: len(connection.received)))
-
-    # -- what is whole
+    # -- what is complete
 
     def _commit_some(self) -> None:
-        """Commit and answer what is whole: small bodies at once, then the oldest large one."""
-        # The smallest go first, as those of registries are; and the oldest, lest it wait for ever.
-        batch: Set[Connection] = set()
+        """Commit and answer what is complete: small bodies at once, then the oldest large one."""
+        # The smallest go first, as registries' are small; and the oldest, so that it cannot starve.
+        small = [connection for connection in self._whole if not connection.large]
+        chosen: List[Connection] = []
         size = 0
-        for connection in self._small[:1] + sorted(self._small[1:], key=_body_size):
+        for connection in small[:1] + sorted(small[1:], key=lambda one: len(one.body)):
             if size >= MAX_COMMIT:
                 break
-            batch.add(connection)
-            size += _body_size(connection)
-        small, self._small = ([connection for connection in self._small if connection in batch],
-                              [connection for connection in self._small if connection not in batch])
-        large, self._large = self._large[:1], self._large[1:]
-        self._commit_together(small)
+            chosen.append(connection)
+            size += len(connection.body)
+        large = [connection for connection in self._whole if connection.large][:1]
+        going = {*chosen, *large}
+        whole, self._whole = self._whole, [one for one in self._whole if one not in going]
+        self._commit_together([one for one in whole if one in going and not one.large])
         self._commit_together(large)
 
     def _commit_together(self, batch: List[Connection]) -> None:
         added: List[Connection] = []
         for connection in batch:
-            self._try(self._add_envelope, connection, added)
+            try:
+                self._add(parse_envelope(connection.body))
+                added.append(connection)
+            except ValueError as error:
+                self._go_on(connection, Answer(400, str(error).encode("utf-8", "backslashreplace")))
         if not added:
             return
-        status, text, began = 200, "", time.monotonic()
+        answer, began = Answer(200), time.monotonic()
         try:
             self._commit()
         except Exception as error:
-            status, text = 503, f"{error}; send it again\n"
+            answer = Answer(503, f"{error}; send it again\n".encode())
             if not isinstance(error, OSError):
-                self._report(status, added[0].host, f"that failed with {error!r}")
+                self._report(503, added[0].host, f"internal error: {error!r}")
         self._commit_seconds = time.monotonic() - began
         if self._commit_seconds > 1:
             for connection in self._connections:
-                connection.deadline += self._commit_seconds  # it is not late by its own fault
+                connection.deadline += self._commit_seconds  # the delay was the disk's
         for connection in added:
-            self._try(self._answer, connection, Answer(status, text.encode()))
-
-    def _add_envelope(self, connection: Connection, added: List[Connection]) -> None:
-        try:
-            self._add(parse_envelope(connection.body))
-        except ValueError as error:
-            self._refuse(connection, 400, str(error))
-        else:
-            added.append(connection)
-
-    # -- answers
-
-    def _refuse(self, connection: Connection, status: int, text: str) -> None:
-        """Refuse a request in one line, and close: where its body ends is not known any more."""
-        if not connection.request.asks_for_password:
-            self._report(status, connection.host, text)
-        connection.request.refusal = status, text
-        connection.request.close_connection = True
-        connection.received.clear()
-        self._answer(connection, Answer(
-            status, (text + "\n").encode("utf-8", "backslashreplace")))
-
-    def _answer(self, connection: Connection, answer: Answer) -> None:
-        self.answered[answer.status] += 1
-        connection.state, connection.body = "sending", b""
-        connection.deadline = time.monotonic() + REQUEST_SECONDS
-        connection.unsent = connection.request.answer(answer)
-        self._send(connection)
-
-    def _send(self, connection: Connection) -> None:
-        try:
-            sent = connection.socket.send(connection.unsent)
-        except _WOULD_BLOCK:
-            sent = 0
-        connection.unsent = connection.unsent[sent:]
-        if connection.unsent:
-            return self._watch(connection, selectors.EVENT_WRITE)
-        if connection.request.refusal:
-            # A close with unread bytes resets the connection, and the client would not see why.
-            connection.socket.shutdown(socket.SHUT_WR)
-            connection.state, connection.deadline = "refused", time.monotonic() + REFUSED_SECONDS
-        elif connection.request.close_connection:
-            return self._drop(connection)
-        elif connection.received:
-            connection.state = "pipelining"
-            self._pipelining.append(connection)
-        else:
-            connection.state = "reading"
-        connection.request = None
-        self._watch(connection, selectors.EVENT_READ)
+            self._go_on(connection, answer)
 
 
 # RFC 5424: <27>1 TIMESTAMP HOST APP PROCID MSGID STRUCTURED-DATA MESSAGE
