@@ -2199,7 +2199,8 @@ class Conversation:
         self.requests: List[Tuple[float, int, Request]] = []
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
-        self._clients: Dict[str, Dict[Pull, None]] = {}  # their pulls
+        # The pulls of each client and user; of one that nobody has named yet, None.
+        self._clients: Dict[str, Dict[Optional[str], Dict[Pull, None]]] = {}
         self._unsettled: Optional[Tuple[float, int, Request]] = None  # the first without a place
         self._begun: Dict[str, Pull] = {}  # pulls without requests, by that which began them
         self._number = itertools.count()
@@ -2258,27 +2259,30 @@ class Conversation:
         kept = [request for request in pull.requests if before and request.entry < before]
         if not kept:
             self._begun[pull.requests[0].id] = pull
-        self._take_out(pull)
+            self._take_out(pull)
+        self._forget_asked(pull)
         for request in pull.requests:
             request.pull = None
         pull.reset()
-        if kept:
-            self._put_in(pull)
         for request in kept:
             pull.add(request)
 
     def _put_in(self, pull: Pull) -> None:
         self.pulls[pull] = None
-        self._clients.setdefault(pull.client, {})[pull] = None
+        self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
 
     def _take_out(self, pull: Pull) -> None:
-        self.pulls.pop(pull, None)
-        pulls = self._clients.get(pull.client, {})
-        pulls.pop(pull, None)
-        if not pulls:
-            self._clients.pop(pull.client, None)
+        del self.pulls[pull]
+        users = self._clients[pull.client]
+        del users[pull.user][pull]
+        if not users[pull.user]:
+            del users[pull.user]
+        if not users:
+            del self._clients[pull.client]
+
+    def _forget_asked(self, pull: Pull) -> None:
         for digest in pull.asked:
-            self.askers[digest].pop(pull, None)
+            del self.askers[digest][pull]
             if not self.askers[digest]:
                 del self.askers[digest]
 
@@ -2289,6 +2293,7 @@ class Conversation:
     def forget(self, pull: Pull) -> None:
         """Know nothing of a pull and its requests any more."""
         self._take_out(pull)
+        self._forget_asked(pull)
         for request in pull.requests:
             del self.requests[bisect.bisect_left(self.requests, request.entry)]
             request.pull = None
@@ -2299,37 +2304,48 @@ class Conversation:
         pull = (self._pull_for_manifest if request.manifest else self._pull_for_blob)(request)
         if pull is None:
             pull = self._begun.pop(request.id, None) or Pull(self, request)
-            pull.client = request.client
+            pull.client, pull.user = request.client, request.user
             self._put_in(pull)
         pull.add(request)
         return pull
 
-    def _latest(self, client: Optional[str] = None) -> Iterator[Pull]:
-        pulls = self.pulls if client is None else self._clients.get(client, {})
-        return itertools.islice(reversed(pulls), MAX_CANDIDATES)
+    def _latest(self, request: Request) -> Iterator[Pull]:
+        """The pulls of the client that made a request, and of its user, the newest first."""
+        users = self._clients.get(request.client, {})
+        if request.user_known:
+            pulls = reversed(users.get(request.user, {}))
+        else:
+            pulls = itertools.chain.from_iterable(
+                itertools.islice(reversed(pulls), 2) for pulls in users.values())
+        return itertools.islice(pulls, MAX_CANDIDATES)
+
+    def _latest_of_others(self, request: Request) -> Iterator[Pull]:
+        """Those of other addresses, which may be of the same client."""
+        return (pull for pull in itertools.islice(reversed(self.pulls), MAX_CANDIDATES)
+                if pull.client != request.client)
 
     def _pull_for_manifest(self, request: Request) -> Optional[Pull]:
         """The newest pull that goes on with this request."""
-        for pull in self._latest(request.client):
-            if pull.user == request.user and pull.continues_with(request):
+        for pull in self._latest(request):
+            if pull.continues_with(request):
                 return pull
         if request.tag:
             return None
         # From another address a HEAD, and at once its GET.
-        for pull in self._latest():
-            if (pull.user == request.user and pull.client != request.client
-                    and pull.manifests and request.time - pull.manifests[-1].time <= SLACK
+        for pull in self._latest_of_others(request):
+            if (pull.user == request.user and pull.manifests
+                    and request.time - pull.manifests[-1].time <= SLACK
                     and pull.continues_with(request)):
                 return pull
         return None
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
-        own = self._best(request, self._latest(request.client))
+        own = self._best(request, self._latest(request))
         if own and own.contains(request.digest) and own.is_missing(request.digest):
             return own
-        other = self._best(request, (pull for pull in self._latest() if (
-            pull.client != request.client and pull.contains(request.digest) == 2
-            and pull.is_missing(request.digest) and pull.is_active(request.order))))
+        other = self._best(request, (pull for pull in self._latest_of_others(request) if (
+            pull.contains(request.digest) == 2 and pull.is_missing(request.digest)
+            and pull.is_active(request.order))))
         return other or own
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
@@ -2390,7 +2406,7 @@ class Tracker:
     MAX_PULLS = 5000
     MAX_HELD = 48 << 20  # bytes of memory, roughly, that pulls and manifests hold
     MAX_REGISTRIES = 1000  # a client may give its registry any name
-    STEPS = 64  # for each fact: how much late ones may make others find their places anew
+    STEPS = 16  # for each fact and second: requests that may find their places anew
     FORGET_COMPLETE, FORGET_REST = 600, 3600  # seconds without a sign of life
 
     def __init__(self) -> None:
@@ -2555,6 +2571,7 @@ class Tracker:
         if self._next_sweep - 1 <= now < self._next_sweep:
             return []
         self._next_sweep = now + 1
+        self._steps += self.STEPS
         self._settle(0)
         changes, self._news = self._news, []
         due = []
