@@ -2315,8 +2315,9 @@ class Conversation:
         if request.user_known:
             pulls = reversed(users.get(request.user, {}))
         else:
+            share = max(2, MAX_CANDIDATES // max(1, len(users)))
             pulls = itertools.chain.from_iterable(
-                itertools.islice(reversed(pulls), 2) for pulls in users.values())
+                itertools.islice(reversed(users[user]), share) for user in reversed(users))
         return itertools.islice(pulls, MAX_CANDIDATES)
 
     def _latest_of_others(self, request: Request) -> Iterator[Pull]:
