@@ -676,7 +676,7 @@ def test_a_large_body_that_is_nearly_there_does_not_give_way_to_those_that_begin
 def test_memory_is_bounded(tmp_path):
     """Whatever is sent by however many: headers, bodies that never end, and the worst of JSON."""
     enough_files(1024)
-    with Listener(tmp_path, "--quiet") as listener:
+    with Listener(tmp_path, "--verbose") as listener:
         measured = {}
 
         def measure(name):
@@ -723,7 +723,7 @@ def test_memory_is_bounded(tmp_path):
         measure("too many events")
         whole = request(b'{"events":[{"a":[%s0]}]}' % (b"[]," * 41_000))
         with contextlib.ExitStack() as stack:
-            many = [stack.enter_context(listener.connect()) for _ in range(900)]
+            many = [stack.enter_context(listener.connect(120)) for _ in range(900)]
             for connection in many:
                 connection.sendall(whole[:-1])
             for connection in many:
