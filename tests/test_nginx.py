@@ -10,8 +10,8 @@ import urllib.request
 
 import pytest
 
-from support.process import Listener, command, need, run, until
-from support.recordings import move
+from support.process import Listener, command, need, until
+from support.recordings import a_minute_later
 from support.stack import MANIFEST
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -150,30 +150,18 @@ def told(served, layer):
         "response completed" in line and "method=GET" in line)) for line in lines) == 2
 
 
-def pulls(served):
-    """What `pulls` says a minute later, when no client tries again any more: objects, stderr."""
-    files = []
-    for file in served.log, served.registry_log:
-        files.append(served.folder / file.name)
-        files[-1].write_bytes(move(file.read_bytes(), -60))
-    words = ["pulls", files[0], "--registry-log", files[1]]
-    _, objects, _ = run(served.folder, *words, "--json")
-    _, _, told = run(served.folder, *words)
-    return list(map(json.loads, objects.splitlines())), told
-
-
 @pytest.mark.docker
 def test_behind_a_proxy_that_buffers_an_interrupted_pull_looks_complete_and_that_is_said(served):
     advice = "proxy_buffering off"
     pull_and_leave(served, served.buffering, "test/buffered")
-    (pull,), told = pulls(served)
+    pull = json.loads(a_minute_later(served.log, "--json")[0])
     assert (pull["verdict"], pull["proxied"]) == ("complete", True)
     assert pull["sent"] == pull["size"] > LAYER_SIZE
-    assert advice in told
+    assert advice in a_minute_later(served.log)[1]
     until(lambda: advice in served.out + served.err, lambda: f"{advice} on the console")
 
     pull_and_leave(served, served.passing, "test/passed")
-    (_, pull), told = pulls(served)
+    pull = json.loads(a_minute_later(served.log, "--json")[0].splitlines()[1])
     assert (pull["verdict"], pull["proxied"]) == ("interrupted", True)
     assert 8_000_000 <= pull["sent"] < LAYER_SIZE
-    assert advice not in told
+    assert advice not in a_minute_later(served.log)[1]

@@ -3,11 +3,13 @@
 import functools
 import json
 import re
+import tempfile
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 
 from support import HERE, listener
-from support.process import read_log
+from support.process import read_log, run
 from support.traffic import START, stamp
 
 RECORDINGS = HERE / "recordings"
@@ -34,6 +36,18 @@ def move(data, seconds):
         at = datetime.fromisoformat(text.decode()).replace(tzinfo=timezone.utc).timestamp()
         return stamp(at + seconds)[:19].encode()
     return STAMP.sub(lambda match: moved(match[0]), data)
+
+
+def a_minute_later(log, *options):
+    """What `pulls` says of LOG and of the registry.log beside it when no client tries again any
+    more: stdout, stderr."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["pulls", f"{folder}/log.log", "--registry-log", f"{folder}/registry.log"]
+        for path in log, log.with_name("registry.log"):
+            (Path(folder) / path.name).write_bytes(move(path.read_bytes(), -60))
+        status, out, err = run(folder, *words, *options)
+    assert status == 0, err
+    return out, err
 
 
 class Recording:

@@ -23,6 +23,7 @@ import pytest
 
 from support import HERE, process
 from support.process import command as run, need
+from support.recordings import a_minute_later
 
 REPOSITORY = HERE.parent
 FILES = ["listener.py", "Dockerfile", ".dockerignore", ".env", "docker-compose.yml", "config.yml",
@@ -84,6 +85,12 @@ def machine():
                 run("docker", "rename", name, f"{name}_kept")
                 afterwards.callback(run, "docker", "rename", f"{name}_kept", name)
         yield
+
+
+def pulls_later(log, image):
+    """What LOG and the registry.log beside it say of the pulls of IMAGE a minute later."""
+    rows = map(json.loads, a_minute_later(log, "--json")[0].splitlines())
+    return [row for row in rows if row["image"] == image.partition("/")[2]]
 
 
 class Stack:
