@@ -3582,7 +3582,7 @@ class Console:
                 with contextlib.suppress(OSError):  # so that a restart does not say it again
                     os.utime(self._options.log, (now, now))
                 for sentence in self._board.caveats.news():
-                    self.warn(sentence)
+                    self._say(f"{self._clock()} {sentence}", "")
 
     def _say(self, line: str, kind: str) -> None:
         if self._options.quiet:

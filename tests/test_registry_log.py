@@ -256,7 +256,7 @@ def test_a_storage_that_redirects_is_why_pulls_are_unknown(tmp_path, name):
         listener.tell(*recorded_lines(name))
         passing = itertools.count(31, 31)
         until(lambda: listener.pass_time(next(passing)) or "  unknown  " in listener.out)
-        until(lambda: "storage: {redirect: {disable: true}}" in listener.err)
+        until(lambda: "storage: {redirect: {disable: true}}" in listener.out)
         _, page = listener.request("GET", "/pulls")
         assert module.REDIRECTED in json.loads(page)["notices"]
     _, _, told = run(tmp_path, "pulls")
