@@ -166,6 +166,18 @@ check: ## why nothing arrives, and what to do
 test: .venv/bin/pytest ## run the tests, the stack's too where there is Docker: make test [ARGS=-x]
 	@.venv/bin/python -m pytest $(ARGS)
 
+.venv-engines/bin/spark-submit:
+	$(call need,$(PYTHON) with venv,$(PYTHON) -c 'import venv; import ensurepip',\
+	install Python 3.10 or newer (https://www.python.org) and on Debian the package python3-venv)
+	@$(PYTHON) -m venv .venv-engines && .venv-engines/bin/python -m pip install -q \
+	    --disable-pip-version-check pytest duckdb pyspark
+
+.PHONY: engines
+engines: .venv-engines/bin/spark-submit ## run the tests of tests/engines: DuckDB, Spark, rsyslog
+	$(call need,java,java -version,install Java 17 or newer; on Debian: default-jre-headless)
+	$(call need,rsyslogd,rsyslogd -v,on Debian: the packages rsyslog and rsyslog-relp)
+	@STS_ENGINES=1 .venv-engines/bin/python -m pytest tests/engines $(ARGS)
+
 .PHONY: bench
 bench: .venv/bin/pytest ## compare the listener with others
 	@.venv/bin/python tests/bench.py $(ARGS)
@@ -178,7 +190,8 @@ clean: ## remove the containers, all that was pushed, certs/ and .venv/; listene
 	@# Without this file Compose does nothing.
 	@mkdir -p certs; touch certs/made_by_make_certs_for_registry_$(REGISTRY).env
 	@$(COMPOSE) down --volumes --rmi local
-	@rm -rf certs .venv .venv-bench .pytest_cache
+	@rm -rf certs .venv .venv-bench .venv-engines .pytest_cache
 	@echo "removed: the containers and their network, the volume with all that was pushed, the" \
-	    "listener's image, certs/ (key and certificate), .venv/ and .venv-bench/ (pytest and what" \
-	    "make bench needs), .pytest_cache/. listener_log/ is still there."
+	    "listener's image, certs/ (key and certificate), .venv/, .venv-bench/ and .venv-engines/" \
+	    "(pytest and what make bench and make engines need), .pytest_cache/. listener_log/ is" \
+	    "still there."

@@ -2,7 +2,8 @@
 -- A HEAD counts: it is how docker asks whether the image that it has is still the newest. NULL: it
 -- was pushed, and never pulled since.
 SELECT folder, target.repository AS repository, coalesce(target.tag, target.digest) AS tag,
-    max(time) FILTER (action = 'pull') AS last_pulled, max(time) FILTER (action = 'push') AS last_pushed
+    max(time) FILTER (action = 'pull') AS last_pulled,
+    max(time) FILTER (action = 'push') AS last_pushed
 FROM events
 WHERE NOT is_blob AND action IN ('pull', 'push')
 GROUP BY ALL

@@ -21,14 +21,14 @@ def made(number, images, chance):
     client.repository, image = chance.choice(images)
     events = [client.event(at, f"{number}-head", image.digest, 800, "manifests", "HEAD", "1",
                            image.references, image.media_type)]
-    lines = []
+    lines, answer = [], (" http.response.contenttype=x http.response.duration=0.8s "
+                         "http.response.status=200 http.response.written=")
     cut = chance.randrange(10) == 0 and image.layers[-1]
     for place, (digest, size) in enumerate(image.sizes.items() if number % 50 else ()):
         request, begin, end = f"{number}-{place}", at + place + .1, at + place + .9
         written = size // 2 if digest == cut else size
-        lines += [client.line(begin, request, digest, "authorized request"), client.line(
-            end, request, digest, "response completed", " http.response.contenttype=x "
-            f"http.response.duration=0.8s http.response.status=200 http.response.written={written}")]
+        lines.append(client.line(begin, request, digest, "authorized request"))
+        lines.append(client.line(end, request, digest, "response completed", answer + str(written)))
         events.append(client.event(end, request, digest, size, "blobs", "GET"))
     return [json.dumps(event, separators=(",", ":")) for event in events], lines
 

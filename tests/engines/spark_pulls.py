@@ -17,7 +17,7 @@ import listener
 
 
 def facts(rows):
-    """((folder, time, whether a log line, its place), Fact as a tuple), of each line that has one."""
+    """((folder, time, whether a log line, its place), Fact as a tuple), of each line with one."""
     for (path, block), some in itertools.groupby(rows, key=lambda row: (row.path, row.block)):
         folder, name = path.split("/")[-2:]
         parse = listener.logged_line if name.startswith("registry") else listener.logged_event

@@ -1,18 +1,17 @@
--- What the queries beside this file ask: events, requests and pulls of a folder of folders, one per
--- registry. Run in that folder. A line that came twice (by rsyslog, or after a timeout) counts once.
+-- What the queries beside this file ask, of a folder with a folder per registry: run them in it.
+-- A line that is there twice (rsyslog sends some again) counts once.
 
 CREATE VIEW events AS
 SELECT DISTINCT ON (folder, id)
     parse_path(filename)[-2] AS folder, id, CAST(timestamp AS TIMESTAMP) AS time, action, target,
-    request, actor.name AS "user", contains(target.url, '/blobs/') AS is_blob
+    request, request.id AS request_id, contains(target.url, '/blobs/') AS is_blob
 FROM read_json('*/log.log*', format = 'newline_delimited', filename = true, ignore_errors = true,
     columns = {
         id: 'VARCHAR', timestamp: 'VARCHAR', action: 'VARCHAR',
         target: 'STRUCT(mediaType VARCHAR, size BIGINT, digest VARCHAR, repository VARCHAR,
                         url VARCHAR, tag VARCHAR)',
         request: 'STRUCT(id VARCHAR, addr VARCHAR, host VARCHAR, method VARCHAR,
-                         useragent VARCHAR)',
-        actor: 'STRUCT(name VARCHAR)'});
+                         useragent VARCHAR)'});
 
 -- What the registry's log says of each request that it answered, in text and JSON alike.
 CREATE VIEW requests AS
@@ -21,14 +20,15 @@ WITH lines AS (
     FROM read_csv('*/registry.log*', columns = {line: 'VARCHAR'}, header = false, delim = '\x01',
         quote = '', escape = '', auto_detect = false, filename = true, ignore_errors = true)
     WHERE contains(line, 'response completed'))
-SELECT folder, id, max(written) AS written
-FROM (SELECT folder, regexp_extract(line, 'http\.request\.id"?[=:]"?([^" ]+)', 1) AS id,
-             CAST(regexp_extract(line, 'http\.response\.written"?[=:](\d+)', 1) AS BIGINT) AS written
+SELECT folder, request_id, max(written) AS written
+FROM (SELECT folder,
+          regexp_extract(line, 'http\.request\.id"?[=:]"?([^" ]+)', 1) AS request_id,
+          CAST(regexp_extract(line, 'http\.response\.written"?[=:](\d+)', 1) AS BIGINT) AS written
       FROM lines WHERE contains(line, 'http.response.written'))
 GROUP BY ALL;
 
--- for folder in */; do (cd $folder && listener.py pulls --json log.log --registry-log registry.log \
---     >pulls.jsonl); done
+-- for folder in */; do (cd $folder
+--     listener.py pulls --json log.log --registry-log registry.log >pulls.jsonl); done
 CREATE VIEW pulls AS
 SELECT parse_path(filename)[-2] AS folder, CAST(started AS TIMESTAMP) AS started_at,
     * EXCLUDE (filename)
