@@ -69,6 +69,11 @@ def events(root):
     return list(found.values())
 
 
+def kind(event):
+    """"manifests" or "blobs"; a repository may have such a word in its name."""
+    return event["target"]["url"].split("/")[-2]
+
+
 def test_pulls_and_bytes_per_image_and_day(ask, root):
     right = collections.defaultdict(lambda: [0, 0, None])
     for pull in pulls(root):
@@ -97,7 +102,7 @@ def test_last_pulled(ask, root):
     right = {}
     for folder, event in events(root):
         target = event["target"]
-        if "/manifests/" in target["url"] and event["action"] in ("pull", "push"):
+        if kind(event) == "manifests" and event["action"] in ("pull", "push"):
             key = folder, target["repository"], target.get("tag") or target["digest"]
             last = right.setdefault(key, {})
             at = event["timestamp"][:23]  # to the millisecond
@@ -140,7 +145,7 @@ def test_bytes_claimed_and_written(ask, root):
     right = collections.defaultdict(lambda: [0, 0, 0])
     for folder, event in events(root):
         target, request = event["target"], event["request"]
-        if (event["action"] == "pull" and request["method"] == "GET" and "/blobs/" in target["url"]
+        if (event["action"] == "pull" and request["method"] == "GET" and kind(event) == "blobs"
                 and (folder, request["id"]) in written):
             sums = right[folder, target["repository"], event["timestamp"][:10]]
             sums[0] += 1

@@ -4,7 +4,7 @@
 CREATE VIEW events AS
 SELECT DISTINCT ON (folder, id)
     parse_path(filename)[-2] AS folder, id, CAST(timestamp AS TIMESTAMP) AS time, action, target,
-    request, request.id AS request_id, contains(target.url, '/blobs/') AS is_blob
+    request, request.id AS request_id, split_part(target.url, '/', -2) = 'blobs' AS is_blob
 FROM read_json('*/log.log*', format = 'newline_delimited', filename = true, ignore_errors = true,
     columns = {
         id: 'VARCHAR', timestamp: 'VARCHAR', action: 'VARCHAR',
