@@ -1,11 +1,13 @@
 """Measures listener.py beside what one would use instead, on this machine, in one run.
 
-    python tests/bench.py [--quick] [--only http|pulls]
+    python tests/bench.py [--quick] [--only http|crowd|pulls]
 
 http:  Servers that take a registry's notifications, each under the same load in turn, for several
        rounds, so that a slow minute of the machine hits all of them. "fsync: yes" says that an
        answer of 200 means the event is on the disk. A log with fewer lines than its server gave
        200s ends the run: such a result would count for nothing.
+crowd: What one sender waits for its answer while others keep connections open and say nothing, or
+       a part of a request; and how long the listener takes to end with all of them connected.
 pulls: `listener.py pulls` on a big log, beside json.loads and jq. The log is made of the recordings
        in tests/recordings, repeated with ids, digests, times and clients of their own.
 
@@ -536,6 +538,33 @@ def table(head, rows):
         print(first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:])),
               sep="  ")
 
+# ------------------------------------------------------------------------- among silent ones
+
+
+def bench_crowd(work, options):
+    """Print what one sender waits, among more and more others."""
+    (work / "sender.go").write_text(SOURCES["sender.go"])
+    (work / "requests").write_text("\0".join(requests(options.recordings)))
+    sender, rows = go_build(work, "sender"), []
+    for number in 0, 100, 500:
+        server = start(work, f"crowd {number}", True, [
+            sys.executable, TOP / "listener.py", "--host", "127.0.0.1", "--port", "0", "--log",
+            "{log}", "--quiet"])
+        others = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(number)]
+        for other in others[::2]:
+            other.sendall(b"POST /log HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
+        run = send(sender, server.port, "new", 1, options.seconds, work / "requests")
+        began = time.monotonic()
+        server.process.terminate()
+        server.process.wait()
+        rows.append([number, f"{run['rate']:.0f}", f"{run['p50']:.2f}", f"{run['p99']:.2f}",
+                     f"{time.monotonic() - began:.2f}"])
+        for other in others:
+            other.close()
+    print("\nOne sender, a new connection per event, among connections that are open:\n")
+    table(["others", "events/s", "p50 ms", "p99 ms", "s to end"], rows)
+
+
 # ------------------------------------------------------------------------- pulls on a big log
 
 
@@ -680,7 +709,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s; 100 MB of log")
-    parser.add_argument("--only", choices=["http", "pulls"])
+    parser.add_argument("--only", choices=["http", "crowd", "pulls"])
     parser.add_argument("--rounds", type=int, help="over all servers (default: 5)")
     parser.add_argument("--seconds", type=float, help="of each server's turn (default: 3)")
     parser.add_argument("--size", type=int, help="MB of log.log for pulls (default: 1000)")
@@ -696,10 +725,9 @@ def main():
     # Beside the sources, since a temporary folder is in memory on many machines.
     with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as work:
         print_machine(Path(work))
-        if options.only != "pulls":
-            bench_http(Path(work), options)
-        if options.only != "http":
-            bench_pulls(Path(work), options)
+        for name, bench in ("http", bench_http), ("crowd", bench_crowd), ("pulls", bench_pulls):
+            if options.only in (None, name):
+                bench(Path(work), options)
 
 
 if __name__ == "__main__":
