@@ -23,12 +23,14 @@ The parts stand in the order in which data flows, and each knows nothing of the 
                                  an event or a log line in, what it says of one request out: a Fact.
                Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
                                  clock: `tick(now)` tells it the time.
+  explain      Trouble           lines of the registry's log in, why its events do not arrive out. No
+                                 I/O and no clock.
   show         functions         events and Pulls in, text for people or JSON for programs out.
   page         PAGE, Board       what a browser gets, and what it shows: JSON for programs, too.
                Metrics           what Prometheus gets.
   console      Terminal          lines out, whoever reads them.
-               Console           the one thread that feeds the live Tracker, the Board and the
-                                 Terminals.
+               Console           the one thread that feeds the live Tracker, Trouble, the Board and
+                                 the Terminals.
   command line serve, pulls      join the parts: `serve` on the network, `pulls` over files.
 
 `serve` and `pulls` use the same Tracker, so a pull gets the same verdict live and from the files.
@@ -2691,6 +2693,312 @@ def replay(tracker: Tracker, events: Iterable[Fact],
             yield changes
 
 
+# ------------------------------------------------------------------------------------------ explain
+
+# Why nothing arrives, by what the registry's own log says. The words are those of distribution
+# 2.8.3 and 3.1.2, recorded in tests/registry_logs/: of registry/handlers/app.go when it starts, and
+# of notifications/sinks.go and http.go each time that an event could not be sent.
+
+MAX_FAULTS = 20  # that are remembered
+MAX_STARTS = 20  # registries, each start one more, whose endpoints are remembered
+MAX_URL = 200  # characters of one that are shown
+LEAST_TIMEOUT = .1  # seconds; below it, a unit is missing
+MENDED_SECONDS = 300  # in which the registry would have tried again: its backoff is seconds
+RECURRING_SECONDS = 10  # a fault that comes back within was not over
+
+CAN_SEND = "the registry can send to"
+
+# A map ends where the quoted text does that it stands in: a header's value may have brackets.
+_SECRETS = ((re.compile(r'(headers=map\[)(?!\])(?:.*\](?=\\*")|.*)'), r"\1***]"),
+            (re.compile(r'(headers(\\*")\s*:\s*)\{(?!\}).*?(?:\]\s*\}|$)', re.IGNORECASE),
+             r"\1\2***\2"),
+            (re.compile(r'(authorization\\*"?\s*[:=]\s*[\[\\"]*(?:(?:bearer|basic) +)?|bearer +)'
+                        r'(?!realm=|\*\*\*|bearer |basic )[^\s"\\,\]}]+', re.IGNORECASE), r"\1***"),
+            (re.compile(r'(://)[^\s/"@]+@'), r"\1***@"))
+
+
+def mask_secrets(line: str) -> str:
+    """LINE with *** in place of tokens, passwords and the headers that a registry sends."""
+    lower = line.lower()
+    if "headers" in lower or "bearer" in lower or "authorization" in lower or (
+            "@" in lower and "://" in lower):
+        for secret, masked in _SECRETS:
+            line = secret.sub(masked, line)
+    return line
+
+
+def is_own_host(url: str) -> bool:
+    """Whether URL leads to the very machine, or container, of the one that sends there."""
+    try:
+        name = urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return name in ("localhost", "0.0.0.0", "::", "::1") or name.startswith("127.")
+
+
+OWN_HOST = ("In a container {host} is that container: in the registry's config.yml, let `url:` "
+            "name the listener's, as in `url: http://sts_listener_server:8086/log`, and restart "
+            "the registry. If both run without containers, start the listener.")
+CAUSES = (  # what the registry says, in short, and what to do
+    (r"connection refused", "connection refused",
+     "Nothing listens there: start the listener (docker start {host}), or correct the port in "
+     "`url:`."),
+    (r"no such host|server misbehaving", "no such host",
+     "The container {host} is stopped (docker start {host}), or not on one network with the "
+     "registry (docker network connect NETWORK {host}), or `url:` in the registry's config.yml "
+     "misspells its name."),
+    (r"network is unreachable|no route to host", "no route to it",
+     "The registry and the listener are on no common network: docker network connect NETWORK "
+     "{host}."),
+    (r"x509|certificate", "x509, its certificate is not accepted",
+     "Give the registry's container the certificate of whoever signed the listener's, as a file "
+     "named in SSL_CERT_FILE, and let `url:` use a name that the listener's certificate has."),
+    (r"HTTP response to HTTPS|first record does not look like a TLS",
+     "server gave HTTP response to HTTPS client",
+     "The listener speaks plain http: write http:// in `url:`, or start it with --tls-cert and "
+     "--tls-key."),
+    (r"deadline exceeded|[Tt]imeout|request canceled", "no answer within its timeout",
+     "In the registry's config.yml write `timeout: 1s`: without a unit the number is nanoseconds, "
+     "and every event comes again and again. If there is a unit, a firewall drops what is sent, or "
+     "what listens there is overloaded."),
+    (r"connection reset|\bEOF|malformed HTTP|broken pipe", "the connection was closed",
+     "What listens there may speak https: then write https:// in `url:`."),
+    (r"status 40[13]\b", "status {status}",
+     "The token is wrong or missing: give the endpoint `headers: {{Authorization: [Bearer "
+     "TOKEN]}}` with the token in the listener's --token-file, and restart the registry."),
+    (r"status 40[45]\b", "status {status}",
+     "What answers there is no listener, which takes a POST to any path: correct host and port in "
+     "`url:`."),
+    (r"status 413\b", "status {status}",
+     "The event is too large for what takes it. The listener takes 8 MiB; nginx before it 1 MiB, "
+     "unless told `client_max_body_size 8m;`."),
+    (r"status 50[234]\b", "status {status}",
+     "The listener cannot write its log: look what it says, and for a full disk (df -h "
+     "listener_log). Or a proxy before it does not reach it."),
+    (r"status 400\b", "status {status}",
+     "It cannot read what is sent: look what the listener says. If it was started with --tls-cert, "
+     "write https:// in `url:`."),
+    (r"", "{error}", "Look what listens there, and correct `url:` in the registry's config.yml."))
+
+
+class Fault:
+    """Something that keeps events away, as often as a registry's log told of it."""
+
+    def __init__(self, what: str, url: str, sentence: str, over: str) -> None:
+        self.what = what  # in brief
+        self.url = url  # of the endpoint, "" if the fault is not one of an endpoint's
+        self.sentence = sentence  # to say when it is first told
+        self.over = over  # and when it is over
+        self.first = self.last = self.mended_at = -math.inf  # seconds since 1970
+        self.times = 0
+        self.recurring = False  # events arrive all the same, from elsewhere
+
+    @property
+    def sends(self) -> bool:
+        """Whether the registry tried to send, and could not."""
+        return self.over.startswith(CAN_SEND)
+
+    def tell(self, at: float) -> None:
+        self.first = min(self.first, at) if self.times else at
+        self.last = max(self.last, at)
+        self.times += 1
+
+    def text(self, now: float) -> str:
+        if self.times < 2:
+            return f"{self.sentence} (At {clock(self.last, now)}.)"
+        return (f"{self.sentence} ({self.times} times, from {clock(self.first, now)} to "
+                f"{clock(self.last, now)}.)")
+
+
+class Endpoint(NamedTuple):
+    """What the registry's log says of an endpoint when it starts."""
+
+    name: str
+    url: str  # "" if it is disabled
+    timeout: float  # seconds
+
+
+def _shown_url(url: str) -> str:
+    return plain(mask_secrets(url[:MAX_URL]))
+
+
+def _sending_fault(url: str, error: str) -> Fault:
+    """What ERROR of a registry that sends to URL means."""
+    url, error, name = _shown_url(url), plain(mask_secrets(error[:MAX_URL])), None
+    with contextlib.suppress(ValueError):
+        name = urllib.parse.urlsplit(url).hostname
+    status = re.search(r"status (\d{3}[ \w]*?)(?: unaccepted|$)", error)
+    what, remedy = next((what, remedy) for pattern, what, remedy in CAUSES
+                        if re.search(pattern, error))
+    if what == "connection refused" and is_own_host(url):
+        remedy = OWN_HOST
+    words = {"host": name or "LISTENER", "status": status[1] if status else "?", "error": error}
+    what = what.format(**words)
+    return Fault(what, url, f"the registry cannot send to {url}: {what}. {remedy.format(**words)}",
+                 f"{CAN_SEND} {url} again")
+
+
+def _key_fault(key: Optional[str]) -> Fault:
+    return Fault(
+        "untrusted key", "", "the registry refuses the tokens of its token server, as it does not "
+        f"trust the key{f' {plain(key)}' if key else ''} that they are signed with; so nobody can "
+        "push or pull. Let its `rootcertbundle` be the certificate of the token server's key. "
+        "registry:3 also needs `disable_legacy_key_id: true` under `token:` in the configuration "
+        "of docker_auth.", "the registry trusts the token server's key again")
+
+
+def _timeout_fault(url: str, timeout: float) -> Fault:
+    return Fault(
+        "short timeout", url, f"the registry gives {url} {timeout:g} s to answer, so every event "
+        "comes again and again: without a unit the number is nanoseconds. Write `timeout: 1s` in "
+        "the registry's config.yml, and restart it.", f"it gives {url} enough time")
+
+
+def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
+    """A registry has started with ENDPOINTS that are all disabled, or none."""
+    names = ", ".join(endpoint.name for endpoint in endpoints)
+    return Fault(
+        "no endpoint", "", (
+            f"the registry sends no events: its endpoint {names} is disabled. Write "
+            "`disabled: false`" if names else "the registry sends no events: it has no endpoint. "
+            "Add one with `url: http://sts_listener_server:8086/log` under `notifications:` "
+            "`endpoints:`") + " in its config.yml, and restart it.", "it has an endpoint")
+
+
+def go_duration(text: str) -> float:
+    """Seconds of a duration as Go writes it: `1m0s`, `500ns`."""
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text[:40]))
+
+
+_SINK = re.compile(r"httpSink\{(.*?)\}: (.*?)(?:, retrying)?$")
+_ENDPOINT = re.compile(r"configuring endpoint (.*) \((.*)\), timeout=([^,]*),")
+_DISABLED = re.compile(r"endpoint (.*) disabled, skipping$")
+_UNTRUSTED = re.compile(r"(?:failed to verify token: )?token signed by untrusted key"
+                        r'(?: with ID: "?([^"]*))?')
+
+
+class Trouble:
+    """The faults of registries, by their logs: lines in, sentences out. No I/O, and no clock."""
+
+    def __init__(self) -> None:
+        self._faults: Dict[Tuple[str, str], Fault] = {}  # those that last, by what and url
+        self._mended: Dict[Tuple[str, str], Fault] = {}
+        self.endpoints: Dict[str, List[Endpoint]] = {}  # by the id of the registry's process
+        self._arrived = -math.inf  # when the last event came, in seconds since 1970
+        self._latest = 0.0  # time of a line
+
+    @property
+    def cannot_send(self) -> bool:
+        return any(fault.sends for fault in self._faults.values())
+
+    @property
+    def mended(self) -> List[Fault]:
+        """The last faults that are over."""
+        return list(self._mended.values())
+
+    def standing(self, now: float) -> List[str]:
+        """The faults that last, a few sentences each, worst first."""
+        return [fault.text(now) for fault
+                in sorted(self._faults.values(), key=lambda fault: not fault.sends)]
+
+    def feed(self, line: str) -> List[str]:
+        """What a LINE of a registry's log, as for `log_fields`, tells anew: sentences."""
+        if not ("httpSink{" in line or "endpoint " in line or "listening on" in line
+                or "untrusted key" in line
+                or self._faults and ("response completed" in line or "authorized req" in line)):
+            return []
+        fields = log_fields(line)
+        try:
+            self._latest = at = seconds(_field(fields, "time"))
+        except (ValueError, IndexError):
+            at = self._latest
+        return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
+                *self._take(_field(fields, "msg"), fields, at)]
+
+    def arrived(self, at: float) -> List[str]:
+        """An event came AT that time, in seconds since 1970; what is over now: sentences.
+
+        So is what lines say that are older, and are fed later.
+        """
+        self._arrived = max(at, self._arrived)
+        return self._end(max(at, self._latest), lambda fault: fault.sends and not fault.recurring)
+
+    def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
+        instance = _field(fields, "instance.id")
+        if message.startswith("retryingsink: error writing event"):
+            found = _SINK.search(_field(fields, "error") or message)
+            return self._note(_sending_fault(*found.groups()), at) if found else []
+        if message.startswith("configuring endpoint"):
+            found = _ENDPOINT.match(message)
+            if found:
+                self._add_endpoint(instance, Endpoint(
+                    plain(found[1]), _shown_url(found[2]), go_duration(found[3])))
+        elif message.startswith("endpoint "):
+            found = _DISABLED.match(message)
+            if found:
+                self._add_endpoint(instance, Endpoint(plain(found[1]), "", 0))
+        elif message.startswith("listening on") and instance:
+            return self._started(self.endpoints.setdefault(instance, []), at)
+        elif "token signed by untrusted key" in message:
+            found = _UNTRUSTED.match(message)
+            return self._note(_key_fault(found[1]), at) if found else []
+        elif message == "authorized request":
+            return self._end(at, lambda fault: fault.what == "untrusted key")
+        return []
+
+    def _add_endpoint(self, instance: str, endpoint: Endpoint) -> None:
+        endpoints = self.endpoints.setdefault(instance, [])
+        if len(endpoints) < MAX_FAULTS:
+            endpoints.append(endpoint)
+        if len(self.endpoints) > MAX_STARTS:
+            del self.endpoints[next(iter(self.endpoints))]
+
+    def _started(self, endpoints: List[Endpoint], at: float) -> List[str]:
+        """A registry with ENDPOINTS has started; what that tells."""
+        urls = {endpoint.url for endpoint in endpoints if endpoint.url}
+        said = [] if urls else self._note(_endpoint_fault(endpoints), at)
+        for endpoint in endpoints:
+            if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
+                said += self._note(_timeout_fault(endpoint.url, endpoint.timeout), at)
+        return said + self._end(at, lambda fault: fault.last < at and (
+            fault.sends and fault.url not in urls or fault.what == "short timeout"
+            or fault.what == "no endpoint" and bool(urls)), "the registry was started anew: ")
+
+    def _note(self, fault: Fault, at: float) -> List[str]:
+        """The log tells of FAULT, perhaps once more; what is to say of that."""
+        key = fault.what, fault.url
+        if key in self._faults:
+            self._faults[key].tell(at)
+            return []
+        fault = self._mended.pop(key, fault)
+        fault.tell(at)
+        if fault.sends and at <= self._arrived and not fault.recurring:
+            self._remember(self._mended, fault)  # an older line comes late: it is over already
+            return []
+        fault.recurring = at - fault.mended_at < RECURRING_SECONDS
+        self._remember(self._faults, fault)
+        return [] if fault.recurring else [fault.sentence]
+
+    @staticmethod
+    def _remember(faults: Dict[Tuple[str, str], Fault], fault: Fault) -> None:
+        faults[fault.what, fault.url] = fault
+        if len(faults) > MAX_FAULTS:
+            del faults[next(iter(faults))]
+
+    def _end(self, at: float, is_over: Callable[[Fault], bool], how: str = "") -> List[str]:
+        """Those faults are over that IS_OVER says; what is to say of that, each thing once."""
+        over = [key for key, fault in self._faults.items() if is_over(fault)]
+        said = {}
+        for key in over:
+            fault = self._faults.pop(key)
+            fault.mended_at = at
+            self._remember(self._mended, fault)
+            if not fault.recurring:
+                said[how + (fault.over if not how or not fault.sends
+                            else f"it sends nothing to {fault.url} any more")] = None
+        return list(said)
+
+
 # --------------------------------------------------------------------------------------------- show
 
 COLOURS = {"push": "32", "complete": "32", "up to date": "32", "failed": "31", "interrupted": "31",
@@ -3442,7 +3750,7 @@ class Console:
 
     def __init__(self, options: argparse.Namespace, metrics: Metrics) -> None:
         self._options, self._metrics = options, metrics
-        self._tracker, self._board = Tracker(), Board()
+        self._tracker, self._trouble, self._board = Tracker(), Trouble(), Board()
         self._inbox = Inbox(self.MAX_WAITING)
         self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
         metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
@@ -3457,7 +3765,7 @@ class Console:
         self._wall_offset = time.time() - time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self, recall: Callable[[Tracker, Board, Metrics], None],
+    def start(self, recall: Callable[[Tracker, Trouble, Board, Metrics], None],
               wake: Callable[[], None]) -> None:
         """RECALL is called first, with what is to know of earlier starts; WAKE is called whenever
         `answer` has a new one."""
@@ -3520,7 +3828,9 @@ class Console:
         return clock(now, now)
 
     def _run(self) -> None:
-        self._guard(lambda _: self._recall(self._tracker, self._board, self._metrics), None)
+        self._guard(lambda _: self._recall(self._tracker, self._trouble, self._board,
+                                           self._metrics), None)
+        self._explain(self._trouble.standing(self._now()))
         while True:
             work, dropped = self._inbox.take(1)
             for take, what in work:
@@ -3551,6 +3861,7 @@ class Console:
         self._metrics.pulls_running = len(self._board.running)
 
     def _take_event(self, line: bytes) -> None:
+        self._explain(self._trouble.arrived(self._now()))
         event = _decode(line.decode())
         self._board.push(event)
         action = text_of(event, "action")
@@ -3558,7 +3869,14 @@ class Console:
             self._say(event_line(event, self._now()), action)
         self._follow(event_fact(event))
 
+    def _explain(self, sentences: List[str]) -> None:
+        """Say what keeps events away, or no longer does."""
+        for sentence in sentences:
+            self.warn(sentence)
+        self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
+
     def _take_line(self, line: str) -> None:
+        self._explain(self._trouble.feed(line))
         with contextlib.suppress(ValueError):
             self._follow(line_fact(line))
 
@@ -3627,10 +3945,10 @@ class Console:
 
     def _notices(self) -> List[str]:
         """What is wrong now: a sentence each, for the page."""
-        metrics, notices = self._metrics, []
+        metrics, notices = self._metrics, self._trouble.standing(self._now())
         if metrics.write_error:
-            notices.append(f"{metrics.write_error}. Registries are told to send again until it can "
-                           "be written.")
+            notices.insert(0, f"{metrics.write_error}. Registries are told to send again until it "
+                           "can be written.")
         if metrics.last_event_timestamp_seconds and (
                 not metrics.last_registry_log_line_timestamp_seconds):
             notices.append(
@@ -3757,15 +4075,16 @@ def end_of(path: str) -> End:
     return 0, 0.0
 
 
-def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, board: Board,
-           metrics: Metrics) -> None:
-    """Let TRACKER, BOARD and METRICS know of what stood in the files at the start.
+def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trouble: Trouble,
+           board: Board, metrics: Metrics) -> None:
+    """Let TRACKER, TROUBLE, BOARD and METRICS know of what stood in the files at the start.
 
     What came to pass until the log was last written was said then: see Console.
     """
     log_size, said_until = log_end
     registry_log_size, last_line = registry_log_end
     metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or said_until
+    trouble.arrived(said_until)
     metrics.last_registry_log_line_timestamp_seconds = (
         metrics.last_registry_log_line_timestamp_seconds or last_line)
     counts: collections.Counter = collections.Counter()
@@ -3777,9 +4096,14 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, boar
                 pushes.append(line)
             yield line
 
+    def with_trouble(lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
+            yield line
+
     events = facts(with_pushes(tail(log, REPLAYED_BYTES, log_size)), logged_event, counts)
-    lines = facts(tail(registry_log_beside(log), REPLAYED_BYTES, registry_log_size), logged_line,
-                  counts)
+    lines = facts(with_trouble(tail(registry_log_beside(log), REPLAYED_BYTES, registry_log_size)),
+                  logged_line, counts)
     for changes in replay(tracker, events, lines):
         for change in changes:
             board.change(change, tracker.now)
@@ -3918,6 +4242,7 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         console.events([line for _, line in fresh])
 
     def keep_lines(lines: List[str]) -> None:
+        lines = [mask_secrets(line) for line in lines]
         with keeping:
             if repeats:
                 lines = [line for line in lines if repeats.is_new(line)]
