@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import need
+from support.process import need
 from support import HERE
 from support.disk import Faulty
 from support.process import Listener, until

@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from conftest import need
+from support.process import need
 from support import HERE, listener as module
 from support.browser import CHROMIUM, Browser
 from support.disk import Faulty

@@ -16,7 +16,7 @@ import ssl
 import time
 
 import pytest
-from conftest import need
+from support.process import need
 from support import HERE
 from support.disk import Faulty
 from support.process import (CLOCK, Listener, drain, make_certificate, read_log, request, run,
