@@ -91,6 +91,23 @@ class Problem(Exception):
     """What keeps a command from being done, in a line for the person who gave it."""
 
 
+class Fault:
+    """Something wrong that may last: WARN is told when it begins, and when it is over."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn, self._lasts = warn, False
+
+    def begin(self, text: str) -> None:
+        if not self._lasts:
+            self._warn(text)
+        self._lasts = True
+
+    def end(self, text: str = "") -> None:
+        if self._lasts and text:
+            self._warn(text)
+        self._lasts = False
+
+
 MAX_TEXT = 1000  # characters of a name that are remembered
 
 
@@ -147,7 +164,7 @@ def host(address: str) -> str:
     return address.rpartition(":")[0] if address.count(":") == 1 else address
 
 
-_SECOND = re.compile(r"[0-6][0-9](?:\.[0-9]+)?")
+_TIME = re.compile(r"(.{16}):([0-6][0-9](?:\.[0-9]+)?)(Z|[+-][0-9]{2}:[0-9]{2})")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -160,11 +177,11 @@ def seconds(stamp: str) -> float:
 
     datetime.fromisoformat reads neither "Z" nor nine decimals before Python 3.11.
     """
-    zone = "Z" if stamp.endswith("Z") else stamp[-6:]
-    second = stamp[17:-len(zone)]
-    if not _SECOND.fullmatch(second):
+    found = _TIME.fullmatch(stamp)
+    if not found:
         raise ValueError(f"{stamp} is no RFC 3339 time")
-    return _minute(stamp[:16], zone) + float(second)
+    minute, second, zone = found.groups()
+    return _minute(minute, zone) + float(second)
 
 
 def child(value: dict, name: str) -> dict:
@@ -197,20 +214,98 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 REMEMBERED_EVENTS = 100_000
 REMEMBERED_BYTES = 64 << 20
+MAX_LOG_LINE = 64 << 20  # bytes; a body of 8 MiB makes one of 48 at most
+
+
+class Rotation(NamedTuple):
+    """When a log is begun anew, and how many files before it are kept."""
+
+    size: int  # bytes that a file is not to have more of
+    files: int
+
+
+def _rotated(path: str) -> List[Tuple[int, str]]:
+    """The numbers and names of the files PATH.1, PATH.2.gz and so on, lowest first."""
+    folder, name = os.path.split(path)
+    form = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,8})(?:\.gz)?")
+    with contextlib.suppress(OSError):
+        found = [(form.fullmatch(other), other) for other in os.listdir(folder or ".")]
+        return sorted((int(match[1]), os.path.join(folder, other)) for match, other in found
+                      if match)
+    return []
+
+
+def log_files(path: str) -> List[str]:
+    """The files of a log in the order in which they were written: rotated ones, then PATH."""
+    rotated = [name for _, name in reversed(_rotated(path))]
+    return rotated if rotated and not os.path.exists(path) else [*rotated, path]
+
+
+def tail(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
+    """The whole lines in the last SIZE bytes of a file, up to END; none if it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END) if end is None else end
+        at = file.seek(max(0, end - size))
+        if at:
+            at += len(file.readline())
+        for line in file:
+            at += len(line)
+            if at > end:
+                return
+            yield line
+
+
+def last_lines(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
+    """As `tail`, of a log with its rotated files, as far back as none of them is gzipped."""
+    parts = [tail(path, size, end)]
+    with contextlib.suppress(OSError):
+        size -= os.path.getsize(path) if end is None else end
+        for _, name in _rotated(path):
+            if size <= 0 or name.endswith(".gz"):
+                break
+            parts.append(tail(name, size))
+            size -= os.path.getsize(name)
+    return itertools.chain.from_iterable(reversed(parts))
+
+
+def _last_newline(file: int, end: int) -> int:
+    """Where the line after the last newline in the first END bytes of a file begins."""
+    while end:
+        start = max(0, end - (1 << 16))
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 class LogFile:
     """A file of whole lines that one process appends to.
 
-    A line that was not written whole is cut off again, at once or at the next start. A file that
-    was renamed or removed (logrotate) is made anew before the next write.
+    When `append` with SYNC returns, the lines are on the disk: they survive kill -9, and a power
+    cut as far as the disk keeps what it acknowledged. When it raises, none of them is in the file,
+    nor will be later. The file is locked while it is open, so that there is one writer.
+
+    A last line without its newline (of a process that was killed) gets one if it is whole, and is
+    else moved to PATH.torn. A file that was renamed or removed (logrotate) is made anew before the
+    next write. With a Rotation it is renamed itself before it grows too large: PATH to PATH.1, that
+    to PATH.2, and so on.
     """
 
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
-        """Open or make PATH, with its folders; raises OSError, BlockingIOError if it is in use."""
-        self.path, self._warn = path, warn
+    def __init__(self, path: str, warn: Callable[[str], None], is_line: Callable[[bytes], bool],
+                 rotation: Optional[Rotation] = None) -> None:
+        """Open or make PATH, with its folders.
+
+        IS_LINE tells whether some bytes are a whole line of such a file. Raises BlockingIOError if
+        the file is in use, and OSError if it cannot be written or its last line is no such line.
+        """
+        self.path, self._warn, self._is_line, self._rotation = path, warn, is_line, rotation
+        self._rotating = Fault(warn)
+        self._torn = True  # what stands after the last newline was not looked at yet
         self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
         self._file = self._open()
+        with contextlib.suppress(OSError):  # on a full disk: before the next write, then
+            self._mend()
 
     def _open(self) -> int:
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -220,7 +315,7 @@ class LogFile:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._cut_torn_line(file)
+            self._refuse_foreign(file)
             os.fsync(file)  # a line that a killed listener wrote may not have reached the disk yet
             for name in (folder, os.path.dirname(folder)):
                 self._sync_folder(name)
@@ -229,19 +324,33 @@ class LogFile:
             raise
         return file
 
-    def _cut_torn_line(self, file: int) -> None:
-        size = end = os.fstat(file).st_size
-        while end:
-            start = max(0, end - (1 << 16))
-            newline = os.pread(file, end - start, start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            os.ftruncate(file, end)
-            self._warn(f"{self.path}: cut off the last {size - end} bytes, a line that was never "
-                       "finished nor acknowledged")
+    def _refuse_foreign(self, file: int) -> None:
+        """Raise OSError if this is a file that somebody else wrote."""
+        size = os.fstat(file).st_size
+        end = _last_newline(file, size)
+        start = _last_newline(file, max(0, end - 1))
+        if max(size - end, end - start) > MAX_LOG_LINE or (
+                end and not self._is_line(os.pread(file, end - start, start))):
+            raise OSError(errno.EINVAL, "its last line is none of a listener's; choose another "
+                          "--log")
+
+    def _mend(self) -> None:
+        """See to what stands after the last newline; raises OSError, and may be called again."""
+        size = os.fstat(self._file).st_size
+        end = _last_newline(self._file, size)
+        torn = os.pread(self._file, size - end, end)
+        if torn and self._is_line(torn):
+            os.write(self._file, b"\n")
+        elif torn:
+            aside = f"{self.path}.torn"
+            with open(aside, "ab") as file:
+                file.write(torn + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.ftruncate(self._file, end)
+            self._warn(f"{self.path}: its last {count(size - end, 'byte')}, a line that was never "
+                       f"finished nor acknowledged, were moved to {aside}")
+        self._torn = False
 
     @staticmethod
     def _sync_folder(folder: str) -> None:
@@ -260,12 +369,14 @@ class LogFile:
         """
         while True:
             if self._moved():
-                file = self._open()
-                self._cut_back(suppress=True)
-                os.close(self._file)
-                self._file, self._cut_at = file, None
+                self._reopen()
+            if self._torn:
+                self._mend()
             self._cut_back()
             start = os.fstat(self._file).st_size
+            if self._rotation and start and start + len(data) > self._rotation.size and (
+                    self._rotate()):
+                continue
             try:
                 rest = memoryview(data)
                 while rest:
@@ -276,7 +387,8 @@ class LogFile:
                     os.fsync(self._file)
             except OSError:
                 self._cut_at = start
-                self._cut_back(suppress=True)
+                with contextlib.suppress(OSError):
+                    self._cut_back()
                 raise
             if os.fstat(self._file).st_nlink or not self._moved():
                 return  # else it was removed meanwhile, and what was written went with it
@@ -287,11 +399,38 @@ class LogFile:
         except FileNotFoundError:
             return True
 
-    def _cut_back(self, suppress: bool = False) -> None:
+    def _reopen(self) -> None:
+        file = self._open()
+        with contextlib.suppress(OSError):
+            self._cut_back()
+        os.close(self._file)
+        self._file, self._cut_at, self._torn = file, None, True
+
+    def _rotate(self) -> bool:
+        """Rename PATH, and the files before it if their names are needed; whether it was done."""
+        try:
+            rotated = _rotated(self.path)
+            numbers = {number for number, _ in rotated}
+            free = next(number for number in itertools.count(1) if number not in numbers)
+            for number, name in reversed([one for one in rotated if one[0] < free]):
+                if number >= self._rotation.files:
+                    os.unlink(name)
+                else:
+                    ending = ".gz" if name.endswith(".gz") else ""
+                    os.rename(name, f"{self.path}.{number + 1}{ending}")
+            os.rename(self.path, f"{self.path}.1")
+        except OSError as error:
+            self._rotating.begin(f"cannot rename {self.path}: {reason(error)}; it grows until it "
+                                 "can be")
+            return False
+        self._rotating.end(f"{self.path} could be renamed")
+        return True
+
+    def _cut_back(self) -> None:
         if self._cut_at is not None:
-            with contextlib.suppress(OSError) if suppress else contextlib.nullcontext():
+            if os.fstat(self._file).st_size > self._cut_at:  # else somebody emptied it
                 os.ftruncate(self._file, self._cut_at)
-                self._cut_at = None
+            self._cut_at = None
 
     def sync(self) -> None:
         os.fsync(self._file)
@@ -300,45 +439,52 @@ class LogFile:
         os.close(self._file)
 
 
-def tail(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a file, up to END; none if it cannot be read."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END) if end is None else end
-        at = file.seek(max(0, end - size))
-        if at:
-            at += len(file.readline())
-        for line in file:
-            at += len(line)
-            if at > end:
-                return
-            yield line
+# What may drive a terminal: DEL, C1, and what turns the direction of text. JSON escapes C0 itself.
+_CONTROLS = {code: f"\\u{code:04x}" for code in (
+    *range(0x7f, 0xa0), 0x61c, 0x200e, 0x200f, *range(0x202a, 0x202f), *range(0x2066, 0x206a))}
+_CONTROL = re.compile("[" + "".join(map(chr, _CONTROLS)) + "]")
 
 
 def encode_event(event: dict) -> bytes:
     """The line of the log for EVENT: compact JSON, UTF-8, a newline at its end.
 
-    A lone surrogate, which UTF-8 cannot carry, stays the escape that it came as.
+    Control characters stay or become escapes, so that `cat` shows the log and does no more. A lone
+    surrogate, which UTF-8 cannot carry, stays the escape that it came as.
     """
     try:
-        return _encode(event).encode("utf-8", "backslashreplace") + b"\n"
+        text = _encode(event)
     except RecursionError:
         raise ValueError("an event is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"an event cannot be written as JSON: {error}") from None
+    if (not text.isascii() or "\x7f" in text) and _CONTROL.search(text):
+        text = text.translate(_CONTROLS)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        return isinstance(_decode(line.decode("utf-8")), dict)
+    except RecursionError:
+        return True  # deeper than can be read here, but read it was
+    except ValueError:
+        return False
 
 
 class EventLog:
     """Every event once. What was added is on the disk when `commit` returns."""
 
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, path: str, warn: Callable[[str], None],
+                 rotation: Optional[Rotation] = None) -> None:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
-        self._file, self._warn = LogFile(path, warn), warn
+        self._file = LogFile(path, warn, _is_event, rotation)
+        self._failing = Fault(warn)
         self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
         self._ids: Set[bytes] = set()
         self._order: collections.deque = collections.deque()
         self.error: Optional[OSError] = None
         self.written = self.duplicates = 0
-        for line in tail(path, REMEMBERED_BYTES):
+        for line in last_lines(path, REMEMBERED_BYTES):
             with contextlib.suppress(ValueError, RecursionError):
                 self._remember(self._id(json.loads(line)))
 
@@ -387,14 +533,11 @@ class EventLog:
         try:
             self._file.append(data, sync=True)
         except OSError as error:
-            failed = OSError(f"cannot write {self._file.path}: {reason(error)}")
-            if not self.error:
-                self._warn(f"{failed}; the registry is told to send again until it can be")
-            self.error = failed
-            raise failed from None
-        if self.error:
-            self._warn(f"{self._file.path} can be written again")
-            self.error = None
+            self.error = OSError(f"cannot write {self._file.path}: {reason(error)}")
+            self._failing.begin(f"{self.error}; the registry is told to send again until it can be")
+            raise self.error from None
+        self._failing.end(f"{self._file.path} can be written again")
+        self.error = None
 
     def close(self) -> None:
         self._file.close()
@@ -403,21 +546,19 @@ class EventLog:
 class RegistryLog:
     """registry.log: the lines of the registry's own log, on the disk a second after they came."""
 
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, path: str, warn: Callable[[str], None],
+                 rotation: Optional[Rotation] = None) -> None:
         """Open PATH; raises OSError as LogFile does."""
-        self.path, self._warn = path, warn
-        self._file = LogFile(path, warn)
-        self._failing = False
+        self.path, self._failing = path, Fault(warn)
+        self._file = LogFile(path, warn, lambda line: line.endswith(b"\n"), rotation)
 
     def append(self, lines: List[str]) -> None:
         try:
             self._file.append("".join(line + "\n" for line in lines).encode("utf-8"), sync=False)
-            self._failing = False
+            self._failing.end(f"{self.path} can be written again")
         except OSError as error:
-            if not self._failing:
-                self._warn(f"cannot write {self.path}: {reason(error)}; lines of the registry's "
-                           "log are lost until it can")
-            self._failing = True
+            self._failing.begin(f"cannot write {self.path}: {reason(error)}; lines of the "
+                                "registry's log are lost until it can be")
 
     def sync(self) -> None:
         with contextlib.suppress(OSError):
@@ -1144,7 +1285,7 @@ class Syslog:
     def __init__(self, datagrams: socket.socket, keep: Callable[[List[str]], None],
                  warn: Callable[[str], None]) -> None:
         """KEEP is handed the lines that come to DATAGRAMS, some at a time."""
-        self._datagrams, self._keep, self._warn = datagrams, keep, warn
+        self._datagrams, self._keep, self._losing = datagrams, keep, Fault(warn)
         self.inbox = Inbox(self.MAX_WAITING)
 
     def start(self) -> None:
@@ -1158,12 +1299,12 @@ class Syslog:
             self.inbox.put(line, sys.getsizeof(line))
 
     def _hand_over(self) -> None:
-        losing = False
         while True:
             lines, dropped = self.inbox.take()
-            if dropped and not losing:
-                self._warn("the registry's log comes too fast: lines of it are lost")
-            losing = bool(dropped)
+            if dropped:
+                self._losing.begin("the registry's log comes too fast: lines of it are lost")
+            else:
+                self._losing.end()
             self._keep(lines)
 
 
@@ -3970,15 +4111,24 @@ def registry_log_beside(log: str) -> str:
     return os.path.join(os.path.dirname(log), "registry.log")
 
 
+MAX_READ_LINE = 16 << 20  # bytes
+TOO_LONG = b"\0"
+
+
 def read_lines(path: str) -> Iterator[bytes]:
-    """The lines of a file, of one that is gzipped where its name ends in .gz, or of stdin for -."""
+    """The lines of a file, of one that is gzipped if its name ends in .gz, or of stdin for -.
+
+    In place of a line of more than MAX_READ_LINE bytes comes one that nobody can read.
+    """
     try:
-        if path == "-":
-            with open(0, "rb", closefd=False) as file:
-                yield from file
-        else:
-            with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-                yield from file
+        with (open(0, "rb", closefd=False) if path == "-" else
+              (gzip.open if path.endswith(".gz") else open)(path, "rb")) as file:
+            for line in iter(functools.partial(file.readline, MAX_READ_LINE), b""):
+                if len(line) == MAX_READ_LINE and not line.endswith(b"\n"):
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_READ_LINE)
+                    line = TOO_LONG
+                yield line
     except (OSError, EOFError, zlib.error) as error:
         raise Problem(f"cannot read {path}: {reason(error)}") from None
 
@@ -3997,6 +4147,8 @@ def logged_event(line: bytes) -> Optional[Fact]:
 
 def logged_line(line: bytes) -> Optional[Fact]:
     """What a line of registry.log says of a pull; ValueError as line_fact."""
+    if line is TOO_LONG:
+        raise ValueError(f"a line of over {MAX_READ_LINE} bytes")
     if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
         return None
     return line_fact(line.decode("utf-8", "replace").rstrip("\n"))
@@ -4101,9 +4253,9 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
             trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
             yield line
 
-    events = facts(with_pushes(tail(log, REPLAYED_BYTES, log_size)), logged_event, counts)
-    lines = facts(with_trouble(tail(registry_log_beside(log), REPLAYED_BYTES, registry_log_size)),
-                  logged_line, counts)
+    events = facts(with_pushes(last_lines(log, REPLAYED_BYTES, log_size)), logged_event, counts)
+    registry_lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_size)
+    lines = facts(with_trouble(registry_lines), logged_line, counts)
     for changes in replay(tracker, events, lines):
         for change in changes:
             board.change(change, tracker.now)
@@ -4130,9 +4282,10 @@ class Repeats:
         self._order: collections.deque = collections.deque()
         self._hashes: Set[int] = set()
         self._since: Optional[float] = None  # seconds since 1970
-        for line in tail(path, REPLAYED_BYTES):
+        kept = sum(map(os.path.getsize, filter(os.path.exists, log_files(path))))
+        for line in last_lines(path, REPLAYED_BYTES):
             text = line.decode("utf-8", "replace").rstrip("\n")
-            if self._since is None and os.path.getsize(path) > REPLAYED_BYTES:
+            if self._since is None and kept > REPLAYED_BYTES:
                 self._since = line_time(text)
             self._remember(hash(text))
 
@@ -4162,9 +4315,10 @@ def line_time(line: str) -> Optional[float]:
 
 # ------------------------------------------------------------------------------------- command line
 
-def open_log(kind: Callable, path: str, warn: Callable[[str], None]) -> Any:
+def open_log(kind: Callable, path: str, warn: Callable[[str], None],
+             rotation: Optional[Rotation]) -> Any:
     try:
-        return kind(path, warn)
+        return kind(path, warn, rotation)
     except BlockingIOError:
         raise Problem(f"{path} is written by another listener: stop that one, or choose another "
                       "--log") from None
@@ -4220,10 +4374,11 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
     token, tls = read_token(options.token_file), read_tls(options)
     registry_log_path = registry_log_beside(options.log)
     past = functools.partial(recall, options.log, end_of(options.log), end_of(registry_log_path))
-    log = open_log(EventLog, options.log, console.warn)
+    log = open_log(EventLog, options.log, console.warn, options.rotate)
     registry_log = datagrams = repeats = None
     if options.syslog_port is not None or options.registry_log:
-        registry_log = open_log(RegistryLog, registry_log_path, console.warn)
+        registry_log = open_log(RegistryLog, registry_log_path, console.warn,
+                                options.rotate)
         keeping = threading.Lock()  # lines may come from two threads
     if options.syslog_port is not None:
         datagrams = bind_syslog(options.host, options.syslog_port)
@@ -4313,9 +4468,9 @@ def serve(options: argparse.Namespace) -> None:
 
 def pulls(options: argparse.Namespace) -> None:
     """Print the pulls in the logs, in the order of their start; raises Problem."""
-    logs, registry_logs = options.logs or [DEFAULT_LOG], options.registry_log or []
-    if not options.logs and not registry_logs and os.path.exists(registry_log_beside(DEFAULT_LOG)):
-        registry_logs = [registry_log_beside(DEFAULT_LOG)]
+    logs, registry_logs = options.logs or log_files(DEFAULT_LOG), options.registry_log or []
+    if not options.logs and not registry_logs:
+        registry_logs = list(filter(os.path.exists, log_files(registry_log_beside(DEFAULT_LOG))))
     gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
     counts: collections.Counter = collections.Counter()
     if not options.json:
@@ -4345,6 +4500,16 @@ def port(text: str) -> int:
     return number
 
 
+def rotation(text: str) -> Rotation:
+    """What --rotate says: 1G:9, or 500M, with as many files as usual."""
+    size, _, files = text.partition(":")
+    unit = {"K": 10, "M": 20, "G": 30}.get(size[-1:].upper(), 0)
+    found = Rotation(int(size[:-1] if unit else size) << unit, int(files or 9))
+    if min(found) < 1:
+        raise ValueError
+    return found
+
+
 def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
@@ -4362,6 +4527,9 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
                          help="take only requests with the token in FILE in Authorization")
     serving.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate")
     serving.add_argument("--tls-key", metavar="FILE", help="and this key")
+    serving.add_argument("--rotate", type=rotation, metavar="SIZE[:FILES]",
+                         help="begin log.log and registry.log anew before they are larger than "
+                         "SIZE (1G, 500M, 10K), and keep FILES (9) of each as log.log.1 and so on")
     serving.add_argument("--quiet", action="store_true", help="no lines for pushes and pulls")
     serving.add_argument("--verbose", action="store_true",
                          help="a line per event of a pull too, and the layers that were cut")

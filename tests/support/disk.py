@@ -7,6 +7,7 @@ which learn what to do from the files `fault`, `clock` and `passed` in the worki
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,17 @@ class Disk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return os.write(file, data[:len(data) // 2])
         return os.write(file, data)
+
+    def rename(self, old, new):
+        """Dies (as by kill -9) at the file of the fault `killed at FILE`, or just after it."""
+        fault = told("fault")
+        if fault == f"killed at {os.path.basename(new)}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "no rename":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        os.rename(old, new)
+        if fault == f"killed after {os.path.basename(new)}":
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def ftruncate(self, file, size):
         if told("fault") == "torn for long":
