@@ -91,7 +91,7 @@ class Problem(Exception):
     """What keeps a command from being done, in a line for the person who gave it."""
 
 
-class Fault:
+class SaidOnce:
     """Something wrong that may last: WARN is told when it begins, and when it is over."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -300,7 +300,7 @@ class LogFile:
         the file is in use, and OSError if it cannot be written or its last line is no such line.
         """
         self.path, self._warn, self._is_line, self._rotation = path, warn, is_line, rotation
-        self._rotating = Fault(warn)
+        self._rotating = SaidOnce(warn)
         self._torn = True  # what stands after the last newline was not looked at yet
         self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
         self._file = self._open()
@@ -478,7 +478,7 @@ class EventLog:
                  rotation: Optional[Rotation] = None) -> None:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
         self._file = LogFile(path, warn, _is_event, rotation)
-        self._failing = Fault(warn)
+        self._failing = SaidOnce(warn)
         self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
         self._ids: Set[bytes] = set()
         self._order: collections.deque = collections.deque()
@@ -549,7 +549,7 @@ class RegistryLog:
     def __init__(self, path: str, warn: Callable[[str], None],
                  rotation: Optional[Rotation] = None) -> None:
         """Open PATH; raises OSError as LogFile does."""
-        self.path, self._failing = path, Fault(warn)
+        self.path, self._failing = path, SaidOnce(warn)
         self._file = LogFile(path, warn, lambda line: line.endswith(b"\n"), rotation)
 
     def append(self, lines: List[str]) -> None:
@@ -1285,7 +1285,7 @@ class Syslog:
     def __init__(self, datagrams: socket.socket, keep: Callable[[List[str]], None],
                  warn: Callable[[str], None]) -> None:
         """KEEP is handed the lines that come to DATAGRAMS, some at a time."""
-        self._datagrams, self._keep, self._losing = datagrams, keep, Fault(warn)
+        self._datagrams, self._keep, self._losing = datagrams, keep, SaidOnce(warn)
         self.inbox = Inbox(self.MAX_WAITING)
 
     def start(self) -> None:
