@@ -4169,14 +4169,42 @@ def facts(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> 
             yield fact
 
 
+_WITHOUT_TIME = re.compile(rb"(?:INFO|WARN|ERRO|DEBU)(?:\x1b\[0m)?\[\d{4}\]")
+
+
+def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
+    """The lines of a registry's log; NOTES gets a sentence if none can tell of a request."""
+    number, found, without_time = 0, False, False
+    for line in read_lines(path):
+        if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            notes.append(f"{path} is UTF-16, as PowerShell's > writes it: convert it with "
+                         f"iconv -f UTF-16 -t UTF-8 {path}")
+            return
+        number += 1
+        if not found:
+            without_time = without_time or _WITHOUT_TIME.search(line[:200]) is not None
+            found = b"http.request." in line and not without_time
+        yield line
+    if without_time and not found:
+        notes.append(f"{path} was written for a terminal, without the time of day: run the "
+                     "registry without one (no docker run -t, no tty: true), or with "
+                     "log: formatter: json")
+    elif number and not found:
+        notes.append(f"{path}: none of its {count(number, 'line')} tells of a request: is it the "
+                     "registry's log, with log: level: info?")
+
+
 def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
-    """Write messages of (facts, number of unreadable lines, and at the end what went wrong)."""
+    """Write messages of facts, how many lines could not be read, notes, and what went wrong."""
     def send(batch: list, problem: Optional[str]) -> None:
-        data = marshal.dumps((batch, counts.pop("unreadable", 0), problem))
+        data = marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem))
+        notes.clear()
         pipe.write(len(data).to_bytes(4, "big") + data)
 
     counts: collections.Counter = collections.Counter()
-    read = [facts(read_lines(path), parse, counts) for path in paths]
+    notes: List[str] = []
+    read = [facts(lines_with_a_request(path, notes) if parse is logged_line else read_lines(path),
+                  parse, counts) for path in paths]
     # Of replicas, and of rotated files in whatever order, the facts come in the order of time.
     found = map(tuple, read[0] if len(read) == 1 else map(
         operator.itemgetter(1), heapq.merge(*map(paced, read), key=operator.itemgetter(0))))
@@ -4189,12 +4217,21 @@ def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
     send([], problem)
 
 
-def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
-    """The facts in files, read by a process of its own: big logs keep more than one core busy."""
+def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
+               notes: List[str]) -> Iterator[Fact]:
+    """The facts in files, read by a process of its own: big logs keep more than one core busy.
+
+    COUNTS["unreadable"] goes up by each line that cannot be read, NOTES gets sentences about what
+    else was not read; raises Problem.
+    """
     receiving, sending = os.pipe()
     with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
-    reader = os.fork()
+    try:
+        reader = os.fork()
+    except OSError as error:
+        raise Problem(f"cannot start a process to read {', '.join(paths)}: "
+                      f"{reason(error)}") from None
     if not reader:
         os.close(receiving)
         with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(sending, "wb") as pipe:
@@ -4207,9 +4244,10 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter) -> I
             size = int.from_bytes(pipe.read(4), "big")
             if not size:
                 raise Problem(f"the process that reads {', '.join(paths)} was ended")
-            batch, unreadable, problem = marshal.loads(pipe.read(size))
+            batch, unreadable, more, problem = marshal.loads(pipe.read(size))
             yield from map(Fact._make, batch)
             counts["unreadable"] += unreadable
+            notes += more
     os.waitpid(reader, 0)
     if problem:
         raise Problem(problem)
@@ -4476,17 +4514,19 @@ def pulls(options: argparse.Namespace) -> None:
     if not options.json:
         print(ROW_TITLES)
     caveats = Caveats()
+    notes: List[str] = []
 
     def with_redirects(lines: Iterable[Fact]) -> Iterator[Fact]:
         for line in lines:
             counts["redirected"] += line.status is not None and 300 <= line.status < 400
             yield line
 
-    for found in pull_objects(read_apart(logs, logged_event, counts),
-                              with_redirects(read_apart(registry_logs, logged_line, counts))):
+    events = read_apart(logs, logged_event, counts, notes)
+    lines = with_redirects(read_apart(registry_logs, logged_line, counts, notes))
+    for found in pull_objects(events, lines):
         print(json.dumps(found) if options.json else pull_row(found))
         caveats.learn(found["verdict"], found["proxied"], counts["redirected"] > 0)
-    for sentence in () if options.json else caveats.standing():
+    for sentence in notes + ([] if options.json else list(caveats.standing())):
         print(f"listener: {sentence}", file=sys.stderr)
     if counts["unreadable"]:
         print(f"listener: {count(counts['unreadable'], 'line')} could not be read",

@@ -292,9 +292,9 @@ def test_unreadable_lines_are_counted_and_stop_nothing(tmp_path):
     events = recording.events.splitlines(keepends=True)
     lines = recording.lines.splitlines(keepends=True)
     for bad in UNREADABLE_EVENTS:
-        events.insert(rest.randrange(len(events) + 1), bad)
+        events.insert(rest.randrange(1, len(events) + 1), bad)
     for bad in UNREADABLE_LINES + IRRELEVANT_LINES:
-        lines.insert(rest.randrange(len(lines) + 1), bad)
+        lines.insert(rest.randrange(1, len(lines) + 1), bad)
     status, out, err = run("--json", write(tmp_path / "log.log", *events), "--registry-log",
                            write(tmp_path / "registry.log", *lines))
     assert status == 0
@@ -488,3 +488,36 @@ def test_reader_that_has_seen_enough(options, tmp_path):
     with process.stderr as errors:
         assert errors.read() == b""
     assert process.wait(30) == 0
+
+
+# ----------------------------------------------------------------- registries' logs that tell nothing
+
+@pytest.mark.parametrize("text, said", [
+    (b"INFO[0024] response completed   http.request.method=GET\n", "without the time of day"),
+    (b"\x1b[36mINFO\x1b[0m[0024] response completed  go.version=go1.24\n", "without the time of day"),
+    (b"172.18.0.1 - - [25/Nov/2026:10:00:00 +0000] \"GET /v2/\"\n", "none of its 1 line tells of a request"),
+    ("\ufefftime=x level=info http.request.id=1\n".encode("utf-16-le"), "is UTF-16")])
+def test_log_that_tells_of_no_request(text, said, tmp_path):
+    """Else every verdict is `unknown`, and nobody knows why."""
+    log, _ = Recording("docker_complete-registry2").write(tmp_path)
+    status, out, err = run("--json", log, "--registry-log", write(tmp_path / "other.log", text))
+    assert status == 0 and json.loads(out)["verdict"] == "unknown"
+    line, = err.splitlines()
+    assert line.startswith(f"listener: {tmp_path / 'other.log'}") and said in line
+    assert line.isprintable()
+
+
+def test_log_without_a_pull_is_no_trouble(tmp_path):
+    log, registry_log = Recording("push_only-registry2").write(tmp_path)
+    assert shown(log, "--registry-log", registry_log) == []
+
+
+def test_line_that_is_too_long_is_skipped(tmp_path):
+    """A line of 60 MB, as zeros; what stands around it is read."""
+    recording = Recording("docker_complete-registry2")
+    log, registry_log = recording.write(tmp_path)
+    with gzip.open(tmp_path / "long.log.gz", "wb", 1) as file:
+        file.write(recording.events + b'{"a":"' + b"0" * 60_000_000 + b'"}\n')
+    status, out, err = run("--json", tmp_path / "long.log.gz", "--registry-log", registry_log)
+    assert status == 0 and json.loads(out)["verdict"] == "complete"
+    assert err == "listener: 1 line could not be read\n"

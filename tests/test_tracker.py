@@ -888,13 +888,17 @@ def test_limits_take_the_oldest(monkeypatch):
 
 def test_many_at_once_take_no_more_than_their_share():
     """Machines behind one address pull one image at once; a client reads in thousands of ranges."""
-    def work(facts):
+    def work(facts, in_order=True):
         """How many functions are called for FACTS: the same on every machine, however busy."""
-        facts = sorted(facts, key=lambda fact: fact.time)
-        calls = itertools.count()
+        facts = sorted(facts, key=lambda fact: fact.time) if in_order else facts
+        tracker, calls = listener.Tracker(), itertools.count()
         sys.setprofile(lambda *_: next(calls))
         try:
-            feed_all(listener.Tracker(), facts)
+            for fact in facts:
+                tracker.tick(max(tracker.now, fact.time))
+                tracker.feed(fact)
+            for pull in tracker:
+                listener.pull_object(pull, tracker.now)
         finally:
             sys.setprofile(None)
         return next(calls)
@@ -906,9 +910,30 @@ def test_many_at_once_take_no_more_than_their_share():
         return FOO.asks(START, IMAGE) + [
             FOO.ends(START + 1 + at * 0.001, f"r{at}", SECOND, 10, 206) for at in range(number)]
 
+    def falling(number):
+        """Manifests that are told of in the order opposite to that of their times."""
+        return [FOO.manifest(START + 10 ** 6 - at, IMAGE, "GET", "1") for at in range(number)]
+
+    def late(number):
+        """As these, while the time goes on in another repository."""
+        other = Client(repository="my/other")
+        return [fact for at in range(number) for fact in (
+            FOO.manifest(START + 10 ** 6 - at, IMAGE, "GET", "1"),
+            other.manifest(START + 10 ** 6 + at * 2, IMAGE, "HEAD", f"t{at}"))]
+
+    def resumed(number):
+        """Each pull goes on by Range where the one before it was cut."""
+        return [*cut_at(START + 5, 1), *(fact for at in range(1, number) for fact in (
+            FOO.manifest(START + at * 20, IMAGE, "HEAD", "1"),
+            *FOO.blob(START + at * 20 + 1, IMAGE, SECOND, 1, 206, request=f"part {at}")))]
+
     # Without a limit to the pulls that are looked at for a request, the first would be 37 times.
     assert work(machines(400)) < 20 * work(machines(100))
     assert work(ranges(16_000)) < 12 * work(ranges(2000))
+    assert work(falling(4000), in_order=False) < 20 * work(falling(500), in_order=False)
+    assert work(late(4000), in_order=False) < 20 * work(late(500), in_order=False)
+    assert work(resumed(40)) < 20 * work(resumed(5))
+    assert work(resumed(800)) < 20 * work(resumed(100))
 
 
 # ------------------------------------------------------------------------------------------- alive
