@@ -15,8 +15,9 @@ from support import LISTENER, listener, process
 from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move
 from support.traffic import START, Client, Image
 
-MEMBERS = ["started", "ended", "image", "registry", "repository", "tag", "digest", "image_id", "size",
-           "layers", "requested", "sent", "verdict", "error", "client", "user", "agent", "proxied"]
+MEMBERS = ["started", "ended", "image", "registry", "repository", "tag", "digest", "image_id",
+           "size", "layers", "requested", "sent", "verdict", "error", "client", "user", "agent",
+           "proxied"]
 REPLICAS = "16-replicas-5h"  # a recording with two logs of registries
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 WIDTH = 100  # columns
@@ -101,7 +102,8 @@ def test_time_and_bytes_of_a_pull(tmp_path):
     pull, = shown(log, "--registry-log", registry_log)
     assert pull == {
         "started": events[0]["timestamp"], "ended": max(ends), "image": "rec/skopeo:1",
-        "registry": events[0]["request"]["host"], "repository": "rec/skopeo", "tag": "1", "digest": manifest["digest"],
+        "registry": events[0]["request"]["host"], "repository": "rec/skopeo", "tag": "1",
+        "digest": manifest["digest"],
         "image_id": manifest["references"][0]["digest"], "size": sum(sizes.values()), "layers": 3,
         "requested": 4, "sent": sum(sizes.values()), "verdict": "complete", "error": None,
         "client": events[0]["request"]["addr"].rpartition(":")[0], "user": "foo",
@@ -490,12 +492,14 @@ def test_reader_that_has_seen_enough(options, tmp_path):
     assert process.wait(30) == 0
 
 
-# ----------------------------------------------------------------- registries' logs that tell nothing
+# -------------------------------------------------------------- registries' logs that tell nothing
 
 @pytest.mark.parametrize("text, said", [
     (b"INFO[0024] response completed   http.request.method=GET\n", "without the time of day"),
-    (b"\x1b[36mINFO\x1b[0m[0024] response completed  go.version=go1.24\n", "without the time of day"),
-    (b"172.18.0.1 - - [25/Nov/2026:10:00:00 +0000] \"GET /v2/\"\n", "none of its 1 line tells of a request"),
+    (b"\x1b[36mINFO\x1b[0m[0024] response completed  go.version=go1.24\n",
+     "without the time of day"),
+    (b"172.18.0.1 - - [25/Nov/2026:10:00:00 +0000] \"GET /v2/\"\n",
+     "none of its 1 line tells of a request"),
     ("\ufefftime=x level=info http.request.id=1\n".encode("utf-16-le"), "is UTF-16")])
 def test_log_that_tells_of_no_request(text, said, tmp_path):
     """Else every verdict is `unknown`, and nobody knows why."""

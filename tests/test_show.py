@@ -161,7 +161,8 @@ def test_lines_of_an_interrupted_pull_that_goes_on():
     assert interrupted == (
         "10:00:02 pull  my/app:1  interrupted  100.0 MB of 150.0 MB (66 %) after 3 s  "
         "by foo from 172.18.0.1 (docker/20.10.24)")
-    assert re.match(r"10:01:0\d pull  my/app:1 of 10:00:00 goes on after all  by foo from ", resumed)
+    assert re.match(r"10:01:0\d pull  my/app:1 of 10:00:00 goes on after all  by foo from ",
+                    resumed)
     assert complete.startswith("10:01:05 pull  my/app:1  complete  150.0 MB after 65 s  ")
 
 
@@ -259,7 +260,8 @@ def test_fields_of_a_line_are_unquoted_as_go_quotes_them():
     assert fact.agent == agent
     fields = {"time": stamp(START), "level": "info", "msg": "authorized request",
               "http.request.id": "1", "http.request.method": "GET",
-              "http.request.host": "r:5000", "http.request.remoteaddr": "172.18.0.1:50412", "http.request.useragent": agent,
+              "http.request.host": "r:5000", "http.request.remoteaddr": "172.18.0.1:50412",
+              "http.request.useragent": agent,
               "http.request.uri": "/v2/my/app/blobs/" + digest_of("x")}
     assert listener.line_fact(json.dumps(fields)) == fact
 

@@ -938,8 +938,8 @@ def test_many_at_once_take_no_more_than_their_share():
 
 # ------------------------------------------------------------------------------------------- alive
 
-PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)(?: of [\d:]+ |  )(started|goes on after all|complete|"
-                       r"up to date|interrupted|unknown)(?:  |$)", re.M)
+PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)(?: of [\d:]+ |  )(started|goes on after all|"
+                       r"complete|up to date|interrupted|unknown)(?:  |$)", re.M)
 # All have one name here, so that they are replicas: nobody knows whose requests ended with one that
 # was killed, and for all that the log tells they may go on for ten minutes.
 STAYS_OPEN = {name for name in NAMES if name.startswith(("killed", "stopped"))}
