@@ -23,15 +23,18 @@ The parts stand in the order in which data flows, and each knows nothing of the 
                                  an event or a log line in, what it says of one request out: a Fact.
                Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
                                  clock: `tick(now)` tells it the time.
-  explain      Trouble           lines of the registry's log in, why its events do not arrive out. No
-                                 I/O and no clock.
+  explain      Trouble           lines of the registry's log in, why its events do not arrive out.
+                                 No I/O and no clock.
+               EventCount, LineCount
+                                 what has arrived, and what should have.
   show         functions         events and Pulls in, text for people or JSON for programs out.
   page         PAGE, Board       what a browser gets, and what it shows: JSON for programs, too.
                Metrics           what Prometheus gets.
   console      Terminal          lines out, whoever reads them.
                Console           the one thread that feeds the live Tracker, Trouble, the Board and
                                  the Terminals.
-  command line serve, pulls      join the parts: `serve` on the network, `pulls` over files.
+  command line serve, pulls, check
+                                 join the parts: `serve` on the network, the others over files.
 
 `serve` and `pulls` use the same Tracker, so a pull gets the same verdict live and from the files.
 
@@ -58,6 +61,7 @@ import gzip
 import hashlib
 import heapq
 import hmac
+import http.client
 import io
 import itertools
 import json
@@ -77,6 +81,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 import zlib
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -2845,6 +2850,8 @@ MAX_STARTS = 20  # registries, each start one more, whose endpoints are remember
 MAX_URL = 200  # characters of one that are shown
 LEAST_TIMEOUT = .1  # seconds; below it, a unit is missing
 MENDED_SECONDS = 300  # in which the registry would have tried again: its backoff is seconds
+RETRY_SECONDS = 15  # in which it does, usually
+SAME_EVENT_SECONDS = .05  # from an event to the line that it could not be sent
 RECURRING_SECONDS = 10  # a fault that comes back within was not over
 
 CAN_SEND = "the registry can send to"
@@ -2868,12 +2875,17 @@ def mask_secrets(line: str) -> str:
     return line
 
 
+def url_host(url: str) -> str:
+    """The host of URL; "" if it has none."""
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 def is_own_host(url: str) -> bool:
     """Whether URL leads to the very machine, or container, of the one that sends there."""
-    try:
-        name = urllib.parse.urlsplit(url).hostname or ""
-    except ValueError:
-        return False
+    name = url_host(url)
     return name in ("localhost", "0.0.0.0", "::", "::1") or name.startswith("127.")
 
 
@@ -2931,6 +2943,7 @@ class Fault:
         self.sentence = sentence  # to say when it is first told
         self.over = over  # and when it is over
         self.first = self.last = self.mended_at = -math.inf  # seconds since 1970
+        self.began = -math.inf  # the first of those times that followed one another closely
         self.times = 0
         self.recurring = False  # events arrive all the same, from elsewhere
 
@@ -2941,6 +2954,8 @@ class Fault:
 
     def tell(self, at: float) -> None:
         self.first = min(self.first, at) if self.times else at
+        if at - self.last > RETRY_SECONDS:
+            self.began = at
         self.last = max(self.last, at)
         self.times += 1
 
@@ -2965,15 +2980,14 @@ def _shown_url(url: str) -> str:
 
 def _sending_fault(url: str, error: str) -> Fault:
     """What ERROR of a registry that sends to URL means."""
-    url, error, name = _shown_url(url), plain(mask_secrets(error[:MAX_URL])), None
-    with contextlib.suppress(ValueError):
-        name = urllib.parse.urlsplit(url).hostname
+    url, error = _shown_url(url), plain(mask_secrets(error[:MAX_URL]))
     status = re.search(r"status (\d{3}[ \w]*?)(?: unaccepted|$)", error)
     what, remedy = next((what, remedy) for pattern, what, remedy in CAUSES
                         if re.search(pattern, error))
     if what == "connection refused" and is_own_host(url):
         remedy = OWN_HOST
-    words = {"host": name or "LISTENER", "status": status[1] if status else "?", "error": error}
+    words = {"host": url_host(url) or "LISTENER", "status": status[1] if status else "?",
+             "error": error}
     what = what.format(**words)
     return Fault(what, url, f"the registry cannot send to {url}: {what}. {remedy.format(**words)}",
                  f"{CAN_SEND} {url} again")
@@ -2990,9 +3004,10 @@ def _key_fault(key: Optional[str]) -> Fault:
 
 def _timeout_fault(url: str, timeout: float) -> Fault:
     return Fault(
-        "short timeout", url, f"the registry gives {url} {timeout:g} s to answer, so every event "
-        "comes again and again: without a unit the number is nanoseconds. Write `timeout: 1s` in "
-        "the registry's config.yml, and restart it.", f"it gives {url} enough time")
+        "short timeout", url, f"the registry gives {url} only {timeout * 1e9:.0f} ns to answer, so "
+        "every event comes again and again: without a unit the number is nanoseconds. Write "
+        "`timeout: 1s` in the registry's config.yml, and restart it.",
+        f"it gives {url} enough time")
 
 
 def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
@@ -3028,6 +3043,12 @@ class Trouble:
         self._arrived = -math.inf  # when the last event came, in seconds since 1970
         self._latest = 0.0  # time of a line
 
+    @staticmethod
+    def concerns(line: str) -> bool:
+        """Whether LINE may tell of a fault; those of requests only tell of an end."""
+        return ("httpSink{" in line or "endpoint " in line or "listening on" in line
+                or "untrusted key" in line)
+
     @property
     def cannot_send(self) -> bool:
         return any(fault.sends for fault in self._faults.values())
@@ -3044,9 +3065,8 @@ class Trouble:
 
     def feed(self, line: str) -> List[str]:
         """What a LINE of a registry's log, as for `log_fields`, tells anew: sentences."""
-        if not ("httpSink{" in line or "endpoint " in line or "listening on" in line
-                or "untrusted key" in line
-                or self._faults and ("response completed" in line or "authorized req" in line)):
+        if not (self.concerns(line) or self._faults and (
+                "response completed" in line or "authorized request" in line)):
             return []
         fields = log_fields(line)
         try:
@@ -3063,6 +3083,14 @@ class Trouble:
         """
         self._arrived = max(at, self._arrived)
         return self._end(max(at, self._latest), lambda fault: fault.sends and not fault.recurring)
+
+    def delivered(self, last: float) -> None:
+        """All lines were fed; of all events that have arrived, the LAST happened then.
+
+        Events are sent in order: if one has arrived that happened after the registry began to fail,
+        those that it could not send have, too.
+        """
+        self._end(last, lambda fault: fault.sends and fault.began <= last + SAME_EVENT_SECONDS)
 
     def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
         instance = _field(fields, "instance.id")
@@ -3138,6 +3166,210 @@ class Trouble:
                 said[how + (fault.over if not how or not fault.sends
                             else f"it sends nothing to {fault.url} any more")] = None
         return list(said)
+
+
+class EventCount:
+    """What has arrived, by the lines of log.log. Nothing is taken apart: logs are big."""
+
+    REMEMBERED = 10_000  # ids, of the last events
+    MAX_HOSTS = 10
+
+    def __init__(self) -> None:
+        self.events = self.pulls = self.layers = self.repeats = 0
+        self.manifests = 0
+        self.references = True  # whether the last manifest's event had them
+        self.hosts: Dict[str, None] = {}
+        self.last = -math.inf  # when the last event happened, in seconds since 1970
+        self._ids: Dict[bytes, None] = {}
+
+    def feed(self, line: bytes) -> None:
+        head = _EVENT_HEAD.match(line)
+        if not head:
+            return
+        self.events += 1
+        name, stamp = head.groups()
+        with contextlib.suppress(ValueError):
+            self.last = max(self.last, seconds(stamp.decode("ascii", "replace")))
+        self.repeats += name in self._ids
+        self._ids[name] = None
+        if len(self._ids) > self.REMEMBERED:
+            del self._ids[next(iter(self._ids))]
+        manifest = b"/manifests/" in line and any(kind in line for kind in _KNOWN_TYPES)
+        if manifest:
+            self.manifests += 1
+            self.references = b'"references":[' in line
+        if b'"action":"pull"' in line:
+            self.pulls += 1
+            self.layers += not manifest and b"/blobs/" in line
+        host = _EVENT_HOST.search(line)
+        if host and len(self.hosts) < self.MAX_HOSTS:
+            self.hosts[host[1].decode("utf-8", "replace")] = None
+
+
+_EVENT_HEAD = re.compile(rb'\{"id":"([^"]{0,200})","timestamp":"([^"]{0,100})"')
+_EVENT_HOST = re.compile(rb'"host":"([^"\\]{1,200})"')
+_KNOWN_TYPES = [kind.encode() for kind in KNOWN_TYPES]
+
+
+class LineCount:
+    """What lines of registries' logs tell of requests for blobs, and so of what should arrive."""
+
+    MAX_BLOBS = 10_000  # whose sizes are remembered
+
+    def __init__(self) -> None:
+        self.lines = self.requests = self.blobs = 0
+        self.redirected = False  # the last answer was a redirection to the storage
+        self.proxied = self.cut = False  # requests came through a proxy; and it showed a cut
+        self.last = -math.inf  # when the last one was sent whole, in seconds since 1970
+        self._sizes: Dict[str, int] = {}  # most bytes sent of each blob
+
+    def feed(self, line: str) -> None:
+        self.lines += 1
+        if "response completed" not in line:
+            return
+        self.requests += 1
+        fact = None
+        if "/blobs/" in line and "GET" in line:
+            with contextlib.suppress(ValueError):
+                fact = line_fact(line)
+        if not fact or not fact.ended or not fact.status:
+            return
+        self.blobs += 1
+        self.redirected = 300 <= fact.status < 400
+        size = self._sizes.get(fact.digest, 0)
+        if fact.status == 200:
+            self.proxied = self.proxied or fact.proxied
+            self.cut = self.cut or fact.proxied and (fact.client_left or fact.written < size)
+            if fact.written >= size and not fact.client_left:
+                self.last = max(self.last, fact.time)
+                if size or len(self._sizes) < self.MAX_BLOBS:
+                    self._sizes[fact.digest] = fact.written
+
+
+def telling_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Those of LINES that tell a Trouble something: of requests, the last before each other one."""
+    latest: Dict[str, str] = {}
+    for line in lines:
+        if "response completed" in line:
+            latest["completed"] = line
+        elif "authorized request" in line:
+            latest["authorized"] = line
+        elif Trouble.concerns(line):
+            yield from latest.values()
+            latest.clear()
+            yield line
+    yield from latest.values()
+
+
+WHERE = "In the registry's config.yml, under `notifications:`, "
+LONG_AGO = 60  # seconds between an event and what should have made another
+OFTEN = 10  # repeats of an event: with fewer, an answer was lost now and then
+
+
+def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[Endpoint],
+                     now: float) -> List[str]:
+    """What is wrong with what has arrived: EVENTS, beside LINES; worst first."""
+    found = []
+    if not events.events:
+        urls = sorted({endpoint.url for endpoint in endpoints if endpoint.url})
+        found.append(
+            f"no event has arrived. The registry sends its events to {', '.join(urls)}: that must "
+            "be the listener, by a name that the registry's container can reach. Try it: push or "
+            "pull something, and check again." if urls else
+            f"no event has arrived. {WHERE}`endpoints:` needs one with `url: "
+            "http://sts_listener_server:8086/log`, and the registry must be restarted after that. "
+            "Its log says more: docker logs REGISTRY 2>&1 | python listener.py check "
+            "--registry-log -")
+        found += [f"the registry sends its events to {url}. {OWN_HOST.format(host=name)}"
+                  for url, name in zip(urls, map(url_host, urls)) if is_own_host(url)]
+    elif not events.pulls:
+        found.append(
+            f"{count(events.events, 'event')} arrived, but none of a pull. "
+            f"{WHERE}`ignore: actions:` must not list `pull`; or nobody has pulled yet.")
+    elif not events.layers and (lines.blobs or not lines.requests):
+        found.append(
+            f"{count(events.pulls, 'event')} of pulls arrived, but none of a layer. {WHERE}neither "
+            "`ignoredmediatypes:` nor `ignore: mediatypes:` must list `application/octet-stream`, "
+            "the type of every layer; or whoever pulled had all layers already.")
+    if events.events and lines.last - events.last > LONG_AGO:
+        found.append(
+            f"the last event is of {clock(events.last, now)}, but the registry has answered "
+            f"requests since, until {clock(lines.last, now)}: it cannot send, or the listener was "
+            "stopped. Look that it runs (docker ps) and at the other findings.")
+    if events.manifests and not events.references:
+        found.append(
+            "events of manifests come without references, so nobody can tell how big an image is. "
+            f"{WHERE}write `events:` `includereferences: true`, and restart the registry.")
+    if events.repeats >= OFTEN:
+        found.append(
+            f"events came again, {events.repeats} of {events.events}: the registry does not wait "
+            "for the answer. Write `timeout: 1s` for the endpoint: without a unit the number is "
+            "nanoseconds.")
+    if lines.lines and not lines.requests:
+        found.append(
+            f"the registry's log has {count(lines.lines, 'line')}, but none of a request, so pulls "
+            "end as unknown. In the registry's config.yml write `log: level: info`, and give the "
+            "log as it was written, with its times: docker logs REGISTRY 2>&1.")
+    elif not lines.lines:
+        found.append(
+            "no line of the registry's log arrives, so pulls end as unknown: start the listener "
+            "with `--syslog-port 8086`, and the registry's container with `--log-driver syslog "
+            "--log-opt syslog-address=udp://127.0.0.1:8086 --log-opt syslog-format=rfc5424`. For "
+            "what was logged before: docker logs REGISTRY 2>&1 | python listener.py pulls "
+            "--registry-log -")
+    if lines.redirected:
+        found.append(REDIRECTED)
+    if lines.proxied and not lines.cut:
+        found.append(THROUGH_PROXY)
+    return found
+
+
+def debug_findings(variables: Any) -> List[str]:
+    """What is wrong by the debug server of a registry: the object of its /debug/vars.
+
+    Its members are the fields of EndpointConfig and EndpointMetrics in distribution's
+    notifications/endpoint.go and metrics.go; times are in nanoseconds.
+    """
+    for name in ("registry", "notifications"):
+        variables = child(variables, name) if isinstance(variables, dict) else {}
+    endpoints = variables.get("endpoints")
+    endpoints = [item for item in endpoints if isinstance(item, dict)] if (
+        isinstance(endpoints, list)) else []
+    if not endpoints:
+        return [_endpoint_fault([]).sentence]
+    return [finding for endpoint in endpoints[:MAX_FAULTS]
+            for finding in _endpoint_findings(endpoint)]
+
+
+def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
+    url, counts = _shown_url(text_of(endpoint, "url")), child(endpoint, "Metrics")
+    waiting, failed = amount(counts.get("Pending")) or 0, sum(
+        amount(counts.get(name)) or 0 for name in ("Failures", "Errors"))
+    if waiting and failed:
+        statuses = ", ".join(plain(f"{number} times {status}"[:MAX_URL]) for status, number
+                             in itertools.islice(child(counts, "Statuses").items(), MAX_FAULTS))
+        yield (f"{count(waiting, 'event')} wait to be sent to {url}: {count(failed, 'time')} it "
+               f"could not be done{f' ({statuses})' if statuses else ''}. The registry's log says "
+               "why: docker logs REGISTRY 2>&1 | python listener.py check --registry-log -")
+    if is_own_host(url) and not counts.get("Successes"):
+        yield (f"the registry sends its events to {url}, and none has got there. "
+               + OWN_HOST.format(host=url_host(url)))
+    timeout = (amount(endpoint.get("Timeout")) or 0) / 1e9
+    if 0 < timeout < LEAST_TIMEOUT:
+        yield _timeout_fault(url, timeout).sentence
+    ignored = child(endpoint, "Ignore")
+    for where, kinds in (("ignoredmediatypes:", endpoint.get("IgnoredMediaTypes")),
+                         ("ignore: mediatypes:", ignored.get("MediaTypes"))):
+        for kind in kinds if isinstance(kinds, list) else ():
+            if kind == "application/octet-stream" or kind in KNOWN_TYPES:
+                what = "layer" if kind == "application/octet-stream" else "image of that type"
+                yield (f"the registry hides every {what} from {url}: its `{where}` lists `{kind}`. "
+                       "Take that out of its config.yml, and restart it.")
+    actions = ignored.get("Actions")
+    for action in actions if isinstance(actions, list) else ():
+        if action in ("pull", "push"):
+            yield (f"the registry hides every {action} from {url}: its `ignore: actions:` lists "
+                   f"`{action}`. Take that out of its config.yml, and restart it.")
 
 
 # --------------------------------------------------------------------------------------------- show
@@ -4504,11 +4736,17 @@ def serve(options: argparse.Namespace) -> None:
         os._exit(0)  # it hangs in a terminal that was stopped, and Python would wait for it
 
 
-def pulls(options: argparse.Namespace) -> None:
-    """Print the pulls in the logs, in the order of their start; raises Problem."""
+def files_of(options: argparse.Namespace) -> Tuple[List[str], List[str]]:
+    """The logs of events, and those of registries, that a command is to read."""
     logs, registry_logs = options.logs or log_files(DEFAULT_LOG), options.registry_log or []
     if not options.logs and not registry_logs:
         registry_logs = list(filter(os.path.exists, log_files(registry_log_beside(DEFAULT_LOG))))
+    return logs, registry_logs
+
+
+def pulls(options: argparse.Namespace) -> None:
+    """Print the pulls in the logs, in the order of their start; raises Problem."""
+    logs, registry_logs = files_of(options)
     gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
     counts: collections.Counter = collections.Counter()
     if not options.json:
@@ -4533,6 +4771,85 @@ def pulls(options: argparse.Namespace) -> None:
               file=sys.stderr)
 
 
+MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
+
+
+def fetch_debug(url: str) -> Any:
+    """The JSON of /debug/vars at a registry's debug server; raises Problem."""
+    where = url.rstrip("/")
+    where += "" if where.endswith("/debug/vars") else "/debug/vars"
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(where, timeout=10) as answer:
+            return _decode(answer.read(MAX_DEBUG).decode())
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        error = getattr(error, "reason", error)
+        why = reason(error) if isinstance(error, Exception) else error
+        raise Problem(f"cannot read {mask_secrets(where)}: {why}; --registry takes the address of "
+                      "the registry's debug server, which `http: debug: addr: :5001` in its "
+                      "config.yml starts") from None
+
+
+def read_trouble(paths: List[str], lines: LineCount) -> Trouble:
+    """What registries' logs tell of faults, in the order of time; LINES counts what they have."""
+    def counted(path: str) -> Iterator[str]:
+        for line in read_lines(path):
+            text = mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n"))
+            if text:
+                lines.feed(text)
+                yield text
+
+    def timed(path: str) -> Iterator[Tuple[float, str]]:
+        at = 0.0
+        for text in telling_lines(counted(path)):
+            at = max(at, line_time(text) or at)
+            yield at, text
+
+    trouble, last = Trouble(), ""
+    for _, text in heapq.merge(*map(timed, paths), key=operator.itemgetter(0)):
+        if text != last:  # `docker logs` and registry.log have the same
+            trouble.feed(text)
+        last = text
+    return trouble
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print why nothing arrives, or that all is well; the exit status: 1 if something is wrong."""
+    logs, registry_logs = files_of(options)
+    events, lines, now = EventCount(), LineCount(), time.time()
+    missing = [path for path in logs if not options.logs and not os.path.exists(path)]
+    for path in logs:
+        for line in read_lines(path) if path not in missing else ():
+            events.feed(line)
+    trouble = read_trouble(registry_logs, lines)
+    trouble.delivered(events.last)
+    endpoints = list(trouble.endpoints.values())[-1:]
+    problem, debug = None, []
+    if options.registry:
+        try:
+            debug = debug_findings(fetch_debug(options.registry))
+        except Problem as error:
+            problem = error
+    findings = [*trouble.standing(now), *debug]
+    if events.events or not trouble.cannot_send:
+        findings += arrival_findings(events, lines, itertools.chain(*endpoints), now)
+    for finding in dict.fromkeys(findings):
+        print(f"{plain(finding[:1].upper() + finding[1:])}\n")
+    arrived = f"{count(events.events, 'event') if events.events else 'No event'} arrived"
+    if missing:
+        arrived += f" ({missing[0]} is not there)"
+    if events.events:
+        arrived += f", {events.pulls} of them of pulls, the last at {clock(events.last, now)}"
+    if len(events.hosts) > 1:
+        arrived += f", from {len(events.hosts)} registries ({', '.join(events.hosts)})"
+    if not findings and trouble.mended:
+        arrived += "; mended since: " + ", ".join(sorted({fault.what for fault in trouble.mended}))
+    print(plain(arrived + "."))
+    if problem:
+        raise problem
+    return 1 if findings else 0
+
+
 def port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:
@@ -4554,7 +4871,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
         "say what is being pulled. Without a command it serves.")
-    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls}")
+    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
     serving.add_argument("--port", type=port, default=8086, help="TCP port (%(default)s)")
@@ -4574,13 +4891,17 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     serving.add_argument("--verbose", action="store_true",
                          help="a line per event of a pull too, and the layers that were cut")
     reading = commands.add_parser("pulls", help="list the pulls in the logs, and how they ended")
-    reading.add_argument("logs", nargs="*", metavar="LOG",
-                         help=f"logs of events, .gz too, oldest first ({DEFAULT_LOG})")
-    reading.add_argument("--registry-log", action="append", metavar="FILE",
-                         help="the registry's log, - for stdin; may be given again for rotated "
-                         "ones (registry.log beside the default LOG)")
+    checking = commands.add_parser("check", help="say why nothing arrives, and what to do")
+    for command in (reading, checking):
+        command.add_argument("logs", nargs="*", metavar="LOG",
+                             help=f"logs of events, .gz too, oldest first ({DEFAULT_LOG})")
+        command.add_argument("--registry-log", action="append", metavar="FILE",
+                             help="the registry's log, - for stdin; may be given again for "
+                             "rotated ones (registry.log beside the default LOG)")
     reading.add_argument("--json", action="store_true", help="one JSON object per line")
-    if not arguments or arguments[0] not in ("serve", "pulls", "-h", "--help"):
+    checking.add_argument("--registry", metavar="URL",
+                          help="the registry's debug server, as in http://registry:5001")
+    if not arguments or arguments[0] not in ("serve", "pulls", "check", "-h", "--help"):
         arguments = ["serve", *arguments]
     options = parser.parse_args(arguments)
     if options.command == "serve" and os.path.basename(options.log) == "registry.log" and (
@@ -4592,14 +4913,17 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 wrong usage, 130 Ctrl-C."""
+    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 wrong usage, 130 Ctrl-C.
+
+    Of `check`: 1 if something is wrong.
+    """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # None where the shell closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:
-        (serve if options.command == "serve" else pulls)(options)
+        status = {"serve": serve, "pulls": pulls, "check": check}[options.command](options)
         sys.stdout.flush()
     except Problem as problem:
         print("listener:", plain(str(problem)), file=sys.stderr)
@@ -4611,6 +4935,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return 1
     except KeyboardInterrupt:
         return 130
+    else:
+        return status or 0
     return 0
 
 

@@ -1,12 +1,17 @@
 """Why nothing arrives: by the registry's log, live on the console and from files."""
 
+import contextlib
+import http.server
 import json
 import re
+import threading
 
 import pytest
 
 from support import HERE
-from support.process import CLOCK, Listener, until
+from support.process import CLOCK, Listener, command, free_port, run, until
+from support.recordings import RECORDINGS
+from support.registry import Registry
 from support.traffic import event
 
 RECORDED = HERE / "registry_logs"
@@ -20,7 +25,7 @@ FAULTS = {  # the name of the recording: what is said of it
     "s413": "/413: status 413 Content Too Large. The event is too large",
     "s503": "/503: status 503 Service Unavailable. The listener cannot write its log",
     "slow": "/slow: no answer within its timeout. In the registry's config.yml write `timeout: 1s`",
-    "unit": "/ok 5e-07 s to answer, so every event comes again and again",
+    "unit": "/ok only 500 ns to answer, so every event comes again and again",
     "http": ": server gave HTTP response to HTTPS client. The listener speaks plain http",
     "https": ": the connection was closed. What listens there may speak https",
     "x509": ": x509, its certificate is not accepted. Give the registry's container",
@@ -42,8 +47,8 @@ def sent(listener, lines):
     until(lambda: len(listener.registry_log.read_text().splitlines()) == before + len(lines))
 
 
-def metric(listener, name):
-    text = listener.request("GET", "/metrics")[1]
+def metric(listener, name, token="any"):
+    text = listener.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})[1]
     return float(re.search(rf"^registry_listener_{name} (\S+)$", text, re.M)[1])
 
 
@@ -120,8 +125,8 @@ def test_no_token_is_written_to_the_registry_log_or_shown(tmp_path):
     quoted = 'a \\"' + secret + "] x"
     lines = [*recorded("s401", 2), *recorded("s404", 3),
              json.dumps({"log": recorded("s401", 2)[0] + "\n", "stream": "stderr"}),
-             'time="2026-11-25T12:00:00Z" level=info msg="configuring endpoint a (http://u:' + secret
-             + '@h/log), timeout=1s, headers=map[X:[' + quoted + ']]" go.version=go1',
+             'time="2026-11-25T12:00:00Z" level=info msg="configuring endpoint a (http://u:'
+             + secret + '@h/log), timeout=1s, headers=map[X:[' + quoted + ']]" go.version=go1',
              f'time="2026-11-25T12:00:00Z" level=info msg="Authorization: Bearer {secret}"',
              'time="2026-11-25T12:00:00Z" level=error msg="retryingsink: error writing events: '
              f'httpSink{{http://u:{secret}@h/log}}: EOF, retrying"',
@@ -133,3 +138,241 @@ def test_no_token_is_written_to_the_registry_log_or_shown(tmp_path):
         assert "headers=map[***]" in kept and "go.version=go1" in kept
         for text in (kept, listener.err, listener.out, *notices(listener)):
             assert secret not in text
+
+
+# ------------------------------------------------------------------------------------- from files
+
+PULLED = [RECORDINGS / "docker_complete-registry2.log", "--registry-log",
+          RECORDINGS / "docker_complete-registry2.registry.log"]
+
+
+@pytest.mark.parametrize("registry", [2, 3])
+@pytest.mark.parametrize("name", FAULTS)
+def test_check_says_what_the_registry_log_says(tmp_path, name, registry):
+    (tmp_path / "log.log").write_bytes(b"")
+    lines = "\n".join(recorded(name, registry, 2999)).encode()
+    status, out, err = run(tmp_path, "check", "log.log", "--registry-log", "-", given=lines)
+    assert (status, err) == (1, "")
+    assert FAULTS[name] in out.split("\n\n")[0] + out.split("\n\n")[1]
+    assert "s3cret" not in out
+
+
+def test_check_of_a_complete_pull_says_in_a_line_what_arrives(tmp_path):
+    status, out, err = run(tmp_path, "check", *PULLED)
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"7 events arrived, 7 of them of pulls, the last at [\d :-]+\.\n", out)
+
+
+def test_check_says_what_was_mended(tmp_path):
+    (tmp_path / "registry.log").write_text("\n".join(recorded("zero", 2)) + "\n")
+    status, out, _ = run(tmp_path, "check", *PULLED, "--registry-log", "registry.log")
+    assert (status, out.count("\n")) == (0, 1)
+    assert "mended since: connection refused" in out and "0.0.0.0" not in out
+
+
+def test_check_without_any_file_says_what_to_do(tmp_path):
+    status, out, err = run(tmp_path, "check")
+    assert (status, err) == (1, "")
+    assert out.startswith("No event has arrived. In the registry's config.yml")
+    assert "No event arrived (listener_log/log.log is not there)." in out
+    assert "docker logs REGISTRY 2>&1 | python listener.py check --registry-log -" in out
+
+
+def test_check_of_a_file_that_is_not_there_is_one_line(tmp_path):
+    assert run(tmp_path, "check", "no.log") == (
+        1, "", "listener: cannot read no.log: no such file or directory\n")
+
+
+def changed(tmp_path, change):
+    """The recorded pull's log, each line of which CHANGE makes another, or leaves out."""
+    lines = [json.loads(line) for line in PULLED[0].read_text().splitlines()]
+    (tmp_path / "log.log").write_text("".join(
+        json.dumps(found, separators=(",", ":")) + "\n" for found in map(change, lines) if found))
+    return "log.log", *PULLED[1:]
+
+
+def pushed(found):
+    return {**found, "action": "push"}
+
+
+def without_layers(found):
+    return found if "/manifests/" in found["target"]["url"] else None
+
+
+def without_references(found):
+    found["target"].pop("references", None)
+    return found
+
+
+@pytest.mark.parametrize("change, finding", [
+    (pushed, "7 events arrived, but none of a pull. In the registry's config.yml, under "
+             "`notifications:`, `ignore: actions:` must not list `pull`"),
+    (without_layers, "none of a layer. In the registry's config.yml, under `notifications:`, "
+                     "neither `ignoredmediatypes:` nor `ignore: mediatypes:` must list "
+                     "`application/octet-stream`"),
+    (without_references, "write `events:` `includereferences: true`"),
+    (lambda found: {**found, "timestamp": "2020-01-01T00:00:00Z"},
+     "but the registry has answered requests since"),
+])
+def test_check_says_what_is_missing_in_the_log(tmp_path, change, finding):
+    status, out, _ = run(tmp_path, "check", *changed(tmp_path, change))
+    assert status == 1 and finding in out
+
+
+def test_check_says_that_the_same_event_comes_again(tmp_path):
+    (tmp_path / "log.log").write_text(PULLED[0].read_text() * 3)
+    status, out, _ = run(tmp_path, "check", "log.log", *PULLED[1:])
+    assert status == 1 and "Events came again, 14 of 21" in out and "`timeout: 1s`" in out
+
+
+@pytest.mark.parametrize("lines, finding", [
+    (None, "No line of the registry's log arrives, so pulls end as unknown"),
+    ("INFO[0024] response completed\n".replace("completed", "done"),
+     "The registry's log has 1 line, but none of a request"),
+])
+def test_check_says_that_verdicts_are_unknown(tmp_path, lines, finding):
+    options = ["--registry-log", "-"] if lines else []
+    status, out, _ = run(tmp_path, "check", PULLED[0], *options, given=(lines or "").encode())
+    assert status == 1 and finding in out
+
+
+@pytest.mark.parametrize("registry", [2, 3])
+def test_check_says_that_the_storage_sends_the_bytes(tmp_path, registry):
+    name = RECORDINGS / f"docker_complete-registry{registry}_redirect"
+    status, out, _ = run(tmp_path, "check", f"{name}.log", "--registry-log",
+                         f"{name}.registry.log")
+    assert status == 1 and "redirect: {disable: true}" in out
+
+
+def test_check_says_that_a_proxy_may_hide_what_was_interrupted(tmp_path):
+    text = re.sub(r'(remoteaddr=)"([^"]*):\d+"', r"\1\2", PULLED[2].read_text())
+    status, out, _ = run(tmp_path, "check", PULLED[0], "--registry-log", "-", given=text.encode())
+    assert status == 1 and "proxy_buffering off" in out
+
+
+# ------------------------------------------------------------------------------ the debug server
+
+ENDPOINT = {"name": "a", "url": "http://listener:8086/log", "Timeout": 10**9,
+            "Headers": {"Authorization": ["Bearer s3cret"]}, "IgnoredMediaTypes": None,
+            "Ignore": {"MediaTypes": None, "Actions": None},
+            "Metrics": {"Pending": 0, "Successes": 3, "Failures": 0, "Errors": 0, "Statuses": {}}}
+
+
+@contextlib.contextmanager
+def debug_server(body):
+    class Debug(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/debug/vars" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Debug) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("members, finding", [
+    ({}, None),
+    ({"Timeout": 500}, "only 500 ns to answer"),
+    ({"IgnoredMediaTypes": ["application/octet-stream"]},
+     "hides every layer from http://listener:8086/log: its `ignoredmediatypes:` lists"),
+    ({"Ignore": {"MediaTypes": ["application/octet-stream"], "Actions": None}},
+     "its `ignore: mediatypes:` lists `application/octet-stream`"),
+    ({"Ignore": {"MediaTypes": None, "Actions": ["pull"]}},
+     "hides every pull from http://listener:8086/log: its `ignore: actions:` lists `pull`"),
+    ({"Metrics": {"Pending": 2, "Failures": 9, "Errors": 1, "Statuses": {"401 Unauthorized": 9}}},
+     "2 events wait to be sent to http://listener:8086/log: 10 times it could not be done "
+     "(9 times 401 Unauthorized)"),
+    ({"url": "http://0.0.0.0:8086/log", "Metrics": {}}, "In a container 0.0.0.0 is that container"),
+])
+def test_check_asks_the_debug_server(tmp_path, members, finding):
+    endpoints = [{**ENDPOINT, **members}]
+    body = json.dumps({"registry": {"notifications": {"endpoints": endpoints}}}).encode()
+    with debug_server(body) as url:
+        status, out, err = run(tmp_path, "check", *PULLED, "--registry", url)
+    assert (status, err) == (1 if finding else 0, "")
+    assert finding is None or finding in out
+    assert "s3cret" not in out
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"registry": {"notifications": null}}'])
+def test_check_says_that_the_registry_has_no_endpoint(tmp_path, body):
+    with debug_server(body) as url:
+        status, out, _ = run(tmp_path, "check", *PULLED, "--registry", url)
+    assert status == 1 and "it has no endpoint" in out
+
+
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "word", "http://[", "ftp:x"])
+def test_a_debug_server_that_does_not_answer_is_one_line(tmp_path, url):
+    status, out, err = run(tmp_path, "check", *PULLED, "--registry", url)
+    assert status == 1 and err.count("\n") == 1 and err.startswith("listener: cannot read ")
+    assert "7 events arrived" in out
+
+
+# -------------------------------------------------------------------------------- real registries
+
+@pytest.mark.docker
+@pytest.mark.parametrize("version", [2, 3])
+def test_each_fault_of_a_real_registry_is_named_until_it_is_mended(tmp_path, version):
+    (tmp_path / "token").write_text("right")
+    with Listener(tmp_path / "listener", "--syslog-port", "0", "--token-file",
+                  tmp_path / "token") as listener:
+        right = f"http://127.0.0.1:{listener.port}/log"
+        ignoring = ("ignoredmediatypes: [application/octet-stream], "
+                    "ignore: {mediatypes: [application/octet-stream], actions: [pull]}")
+        faults = [
+            (f"http://0.0.0.0:{free_port()}/log", "", "In a container 0.0.0.0 is that container"),
+            ("http://no-such-host.invalid/log", "", ": no such host. The container"),
+            (right.replace("http:", "https:"), "", "The listener speaks plain http"),
+            (right, "headers: {Authorization: [Bearer wr0ng]}", "status 401 Unauthorized"),
+            (right, "headers: {Authorization: [Bearer right]}, " + ignoring, None)]
+        for url, endpoint, finding in faults:
+            with Registry(tmp_path, url, version, endpoint=endpoint,
+                          syslog_port=listener.syslog_port) as registry:
+                registry.push("a/b", 100)
+                if finding:
+                    until(lambda: finding in listener.err, lambda: listener.err)
+                else:
+                    until(listener.events)
+                    finding = "hides every pull from"
+                out = run(tmp_path, "check", listener.log, "--registry-log", listener.registry_log,
+                          "--registry", f"http://127.0.0.1:{registry.debug_port}")
+                assert out[0] == 1 and finding in out[1]
+        assert "hides every layer from" in out[1]
+        with Registry(tmp_path, right, version, syslog_port=listener.syslog_port,
+                      endpoint="headers: {Authorization: [Bearer right]}") as registry:
+            registry.push("a/b", 100)
+            registry.pull("a/b")
+            until(lambda: any(each["action"] == "pull" and "/blobs/" in each["target"]["url"]
+                              and each["target"]["size"] == 100 for each in listener.events()))
+            until(lambda: "response completed" in listener.registry_log.read_text())
+            status, out, err = run(
+                tmp_path, "check", listener.log, "--registry-log", listener.registry_log,
+                "--registry", f"http://127.0.0.1:{registry.debug_port}")
+            assert (status, err) == (0, ""), out
+        assert "wr0ng" not in listener.registry_log.read_text() + listener.err
+        assert metric(listener, "registry_cannot_send", "right") == 0
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_listener_that_was_stopped_is_named_until_it_runs_again(tmp_path, version):
+    port = free_port()
+    with Registry(tmp_path, f"http://127.0.0.1:{port}/log", version) as registry:
+        registry.push("a/b", 100)
+        registry.pull("a/b")
+
+        def check():
+            given = command("docker", "logs", registry.name).encode()
+            return run(tmp_path, "check", *log, "--registry-log", "-", given=given)
+        log = []
+        until(lambda: "connection refused" in check()[1])
+        with Listener(tmp_path, "--port", port) as listener:
+            log = [listener.log]
+            until(lambda: len(listener.events()) >= 6, seconds=60)
+            status, out, err = check()
+            assert (status, err) == (0, ""), out

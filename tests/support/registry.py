@@ -13,24 +13,32 @@ from support.traffic import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST
 CONFIG = """
 version: 0.1
 storage: {{filesystem: {{rootdirectory: /var/lib/registry}}}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "127.0.0.1:{port}", debug: {{addr: "127.0.0.1:{debug_port}"}}}}
 {more}
 notifications:
   events: {{includereferences: true}}
-  endpoints: [{{name: listener, url: "{url}", timeout: 5s, threshold: 10, backoff: 1s}}]
+  endpoints:
+  - {{name: listener, url: "{url}", timeout: 5s, threshold: 10, backoff: 1s, {endpoint}}}
 """
 
 
 class Registry:
     """`docker run registry:VERSION` on a free port of 127.0.0.1, without auth; gone at the end."""
 
-    def __init__(self, folder, url, version=2, more=""):
-        """It sends its events to URL; MORE are lines of its config."""
-        self.port = free_port()
+    def __init__(self, folder, url, version=2, more="", endpoint="", syslog_port=None):
+        """It sends its events to URL, with ENDPOINT, more of that, and its log to SYSLOG_PORT.
+
+        MORE are lines of its config.
+        """
+        self.port, self.debug_port = free_port(), free_port()
         config = folder / "config.yml"
-        config.write_text(CONFIG.format(port=self.port, url=url, more=more))
+        config.write_text(CONFIG.format(port=self.port, debug_port=self.debug_port, url=url,
+                                        more=more, endpoint=endpoint))
         self.name = f"listener-test-{uuid.uuid4().hex[:12]}"
         self.run = ["docker", "run", "-d", "--name", self.name, "--network", "host",
+                    *(("--log-driver", "syslog", "--log-opt", "syslog-format=rfc5424",
+                       "--log-opt", f"syslog-address=udp://127.0.0.1:{syslog_port}")
+                      if syslog_port else ()),
                     "-e", "OTEL_TRACES_EXPORTER=none", "-v", f"{config}:/config.yml:ro",
                     f"registry:{version}", "serve", "/config.yml"]
 
