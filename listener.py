@@ -67,6 +67,8 @@ import itertools
 import json
 import marshal
 import math
+import multiprocessing
+import multiprocessing.connection
 import operator
 import os
 import re
@@ -86,7 +88,7 @@ import zlib
 from datetime import datetime, timezone
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
                     Sequence, Set, TextIO, Tuple)
 
 
@@ -94,6 +96,15 @@ from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Nam
 
 class Problem(Exception):
     """What keeps a command from being done, in a line for the person who gave it."""
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread; raises Problem if the system has no room for one."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Problem(f"{reason(error)}: this user or container has too many already; end some, or "
+                      "raise the limit (ulimit -u, pids_limit)") from None
 
 
 class SaidOnce:
@@ -971,7 +982,7 @@ class Server:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        start(self._thread)
 
     def stop(self) -> None:
         """Accept nothing more, and return when every complete request is committed."""
@@ -994,6 +1005,10 @@ class Server:
                 time.sleep(0.1)
         while self._whole:
             self._commit_some()
+        for connection in list(self._connections):
+            self._drop(connection)
+        for closed in (self._selector, self._socket, self._waker, self._woken):
+            closed.close()
 
     def _turn(self) -> None:
         self._receive(0 if self._next or self._whole else 0.5)
@@ -1295,7 +1310,7 @@ class Syslog:
 
     def start(self) -> None:
         for target in (self._receive, self._hand_over):
-            threading.Thread(target=target, daemon=True).start()
+            start(threading.Thread(target=target, daemon=True))
 
     def _receive(self) -> None:
         while True:
@@ -1323,7 +1338,7 @@ class StandardInput:
         self._keep, self._warn = keep, warn
 
     def start(self) -> None:
-        threading.Thread(target=self._read, daemon=True).start()
+        start(threading.Thread(target=self._read, daemon=True))
 
     def _read(self) -> None:
         if sys.stdin is None or sys.stdin.isatty():  # in the background, reading would stop it
@@ -4075,7 +4090,7 @@ class Terminal:
     def __init__(self, file: TextIO) -> None:
         self._file, self.inbox = file, Inbox(self.MAX_WAITING)
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def write(self, line: str) -> None:
         self.inbox.put(line, sys.getsizeof(line))
@@ -4143,7 +4158,7 @@ class Console:
         """RECALL is called first, with what is to know of earlier starts; WAKE is called whenever
         `answer` has a new one."""
         self._recall, self._wake = recall, wake
-        self._thread.start()
+        start(self._thread)
 
     # -- for other threads
 
@@ -4426,61 +4441,63 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
                      "registry's log, with log: level: info?")
 
 
-def _send_facts(paths: List[str], parse: Parse, pipe: BinaryIO) -> None:
-    """Write messages of facts, how many lines could not be read, notes, and what went wrong."""
-    def send(batch: list, problem: Optional[str]) -> None:
-        data = marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem))
-        notes.clear()
-        pipe.write(len(data).to_bytes(4, "big") + data)
-
-    counts: collections.Counter = collections.Counter()
-    notes: List[str] = []
-    read = [facts(lines_with_a_request(path, notes) if parse is logged_line else read_lines(path),
-                  parse, counts) for path in paths]
-    # Of replicas, and of rotated files in whatever order, the facts come in the order of time.
-    found = map(tuple, read[0] if len(read) == 1 else map(
-        operator.itemgetter(1), heapq.merge(*map(paced, read), key=operator.itemgetter(0))))
-    problem = ""
-    try:
-        for first in found:
-            send([first, *itertools.islice(found, 499)], None)
-    except Problem as error:
-        problem = str(error)
-    send([], problem)
-
-
-def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
-               notes: List[str]) -> Iterator[Fact]:
-    """The facts in files, read by a process of its own: big logs keep more than one core busy.
+def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
+             notes: List[str]) -> Iterator[Fact]:
+    """The facts in files; in those of replicas, or in whatever order, by their times.
 
     COUNTS["unreadable"] goes up by each line that cannot be read, NOTES gets sentences about what
     else was not read; raises Problem.
     """
-    receiving, sending = os.pipe()
+    read = [facts(lines_with_a_request(path, notes) if parse is logged_line else read_lines(path),
+                  parse, counts) for path in paths]
+    return read[0] if len(read) == 1 else map(
+        operator.itemgetter(1), heapq.merge(*map(paced, read), key=operator.itemgetter(0)))
+
+
+def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
+                ) -> None:
+    """Send messages of facts, how many lines could not be read, notes, and what went wrong."""
+    def send(batch: list, problem: Optional[str]) -> None:
+        sending.send_bytes(marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem)))
+        notes.clear()
+
+    counts: collections.Counter = collections.Counter()
+    notes: List[str] = []
+    found = map(tuple, read_all(paths, parse, counts, notes))
+    problem = ""
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        try:
+            for first in found:
+                send([first, *itertools.islice(found, 499)], None)
+        except Problem as error:
+            problem = str(error)
+        send([], problem)
+
+
+def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
+               notes: List[str]) -> Iterator[Fact]:
+    """As read_all, in a process of its own: big logs keep more than one core busy."""
+    receiving, sending = multiprocessing.Pipe(duplex=False)
     with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
+    reader = multiprocessing.get_context("fork").Process(
+        target=_send_facts, args=(paths, parse, sending), daemon=True)
     try:
-        reader = os.fork()
-    except OSError as error:
-        raise Problem(f"cannot start a process to read {', '.join(paths)}: "
-                      f"{reason(error)}") from None
-    if not reader:
-        os.close(receiving)
-        with contextlib.suppress(BrokenPipeError, KeyboardInterrupt), open(sending, "wb") as pipe:
-            _send_facts(paths, parse, pipe)
-        os._exit(0)
-    os.close(sending)
-    with open(receiving, "rb") as pipe:
-        problem = None
-        while problem is None:
-            size = int.from_bytes(pipe.read(4), "big")
-            if not size:
-                raise Problem(f"the process that reads {', '.join(paths)} was ended")
-            batch, unreadable, more, problem = marshal.loads(pipe.read(size))
-            yield from map(Fact._make, batch)
-            counts["unreadable"] += unreadable
-            notes += more
-    os.waitpid(reader, 0)
+        reader.start()
+    except OSError:  # no room for another process
+        yield from read_all(paths, parse, counts, notes)
+        return
+    sending.close()
+    problem = None
+    while problem is None:
+        try:
+            batch, unreadable, more, problem = marshal.loads(receiving.recv_bytes())
+        except EOFError:
+            raise Problem(f"the process that reads {', '.join(paths)} was ended") from None
+        yield from map(Fact._make, batch)
+        counts["unreadable"] += unreadable
+        notes += more
+    reader.join()
     if problem:
         raise Problem(problem)
 
@@ -4640,7 +4657,10 @@ def health(log: EventLog) -> Answer:
 
 
 def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wakeup: int) -> None:
-    """Keep what comes, and hand it to CONSOLE, until there is something to read from WAKEUP."""
+    """Keep what comes, and hand it to CONSOLE, until WAKEUP tells of a signal to end.
+
+    From WAKEUP come the numbers of signals. SIGHUP lets it read the token and certificate again.
+    """
     token, tls = read_token(options.token_file), read_tls(options)
     registry_log_path = registry_log_beside(options.log)
     past = functools.partial(recall, options.log, end_of(options.log), end_of(registry_log_path))
@@ -4695,6 +4715,14 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
                       f"{reason(error)}; stop what listens there, or choose another --host or "
                       "--port") from None
 
+    def reload() -> None:
+        try:
+            server.token, server.tls = read_token(options.token_file), read_tls(options)
+        except Problem as problem:
+            return console.warn(f"{problem}; what was read before stays in use")
+        files = filter(None, (options.token_file, options.tls_cert, options.tls_key))
+        console.say(f"read again: {', '.join(files) or 'nothing, as there is no such file'}")
+
     scheme = "https" if options.tls_cert else "http"
     sources = []
     if datagrams:
@@ -4711,7 +4739,11 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
                 f"{options.log}{also}")
     server.start()
     console.start(past, server.wake)
-    while not select.select([wakeup], [], [], 1)[0]:
+    while True:
+        if select.select([wakeup], [], [], 1)[0]:
+            if set(os.read(wakeup, 100)) != {signal.SIGHUP}:
+                break
+            reload()
         if registry_log:
             registry_log.sync()
     server.stop()
@@ -4723,7 +4755,7 @@ def serve(options: argparse.Namespace) -> None:
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)
     signal.set_wakeup_fd(signalled)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
     metrics = Metrics(time.time())
     console = Console(options, metrics)

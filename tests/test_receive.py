@@ -1,10 +1,20 @@
 """What of HTTP and JSON is accepted, and that nobody makes others wait."""
 
+import json
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+
 import pytest
-from support.process import Listener, make_certificate, request, statuses
+from support import LISTENER
+from support.process import Listener, make_certificate, request, run, statuses, until
+from support.recordings import recorded, recorded_lines
 from support.traffic import envelope, event
 
 MIB = 1 << 20
+NAME = "docker_interrupted-registry2"
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +144,97 @@ def test_a_small_event_is_answered_before_the_large_bodies_that_came_earlier(tmp
             assert statuses(connection.recv(1000)) == [200]
             connection.close()
         assert listener.ids()[0] == "first"
+
+
+# ------------------------------------------------------------------------------------------- SIGHUP
+
+
+def hang_up(listener, said):
+    """Send SIGHUP, and wait until SAID stands on the console."""
+    listener.process.send_signal(signal.SIGHUP)
+    until(lambda: said in listener.out + listener.err, lambda: listener.out + listener.err)
+
+
+def test_sighup_reads_the_token_again_and_ends_nothing(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("old")
+    with Listener(tmp_path, "--token-file", "token") as listener, listener.connect() as kept:
+        body = envelope(event())
+        kept.sendall(request(body, b"POST /log HTTP/1.1\r\nAuthorization: Bearer old\r\n")[:-1])
+        token.write_text("new")
+        assert listener.post(event(), Authorization="Bearer new")[0] == 401
+        hang_up(listener, "read again: token")
+        kept.sendall(body[-1:])  # it had the token when it came
+        assert statuses(kept.recv(10_000)) == [200]
+        assert listener.post(event(), Authorization="Bearer new") == (200, "")
+        assert listener.post(event(), Authorization="Bearer old")[0] == 401
+        for fault in (lambda: token.write_text(""), token.unlink):
+            fault()
+            hang_up(listener, "what was read before stays in use")
+            assert listener.post(event(), Authorization="Bearer new") == (200, "")
+        until(lambda: listener.err.count("stays in use") == 2)
+        assert listener.stop() == 0
+
+
+def test_sighup_reads_the_certificate_again(tmp_path):
+    (tmp_path / "old").mkdir(), (tmp_path / "new").mkdir()
+    old, new = make_certificate(tmp_path / "old"), make_certificate(tmp_path / "new")
+    for path, name in zip(old[:2], ("key.pem", "cert.pem")):
+        shutil.copy(path, tmp_path / name)
+    with Listener(tmp_path, "--tls-cert", "cert.pem", "--tls-key", "key.pem") as listener:
+        assert listener.post(event(), tls=old[2]) == (200, "")
+        shutil.copy(new[1], tmp_path / "cert.pem")  # it does not belong to the key
+        hang_up(listener, "what was read before stays in use")
+        assert listener.post(event(), tls=old[2]) == (200, "")
+        shutil.copy(new[0], tmp_path / "key.pem")
+        hang_up(listener, "read again: cert.pem, key.pem")
+        assert listener.post(event(), tls=new[2]) == (200, "")
+        with pytest.raises(ssl.SSLError):
+            listener.post(event(), tls=old[2])
+
+
+# ------------------------------------------------------------------------- no room, and a silent end
+
+
+def run_without(folder, what, *options):
+    """Run the listener, as `run`, in a Python in which WHAT fails as it does without room for it."""
+    error = {"threading.Thread.start": RuntimeError("can't start new thread"),
+             "os.fork": BlockingIOError(11, "Resource temporarily unavailable")}[what]
+    program = (f"import os, runpy, sys, threading\ndef fail(*_): raise {error!r}\n{what} = fail\n"
+               f"sys.argv = {['listener.py', *options]!r}\n"
+               f"runpy.run_path({LISTENER!r}, run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True,
+                          text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_without_room_for_a_thread_it_says_so(tmp_path):
+    status, out, err = run_without(tmp_path, "threading.Thread.start", "--port", "0")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "can't start new thread" in err and "ulimit -u" in err
+
+
+def test_without_room_for_a_process_pulls_reads_in_its_own(tmp_path):
+    (tmp_path / "listener_log").mkdir()
+    for name, lines in (("log.log", [json.dumps(new) for new in recorded(NAME)]),
+                        ("registry.log", recorded_lines(NAME))):
+        (tmp_path / "listener_log" / name).write_text("".join(line + "\n" for line in lines))
+    expected = run(tmp_path, "pulls", "--json")
+    assert expected[0] == 0 and "interrupted" in expected[1]
+    assert run_without(tmp_path, "os.fork", "pulls", "--json") == expected
+
+
+def test_its_end_is_silent_with_all_of_pythons_warnings(tmp_path):
+    key, certificate, trusting = make_certificate(tmp_path)
+    with Listener(tmp_path, "--syslog-port", "0", "--tls-cert", certificate, "--tls-key", key,
+                  start=False) as listener:
+        listener.program = ["-X", "dev", "-W", "error", LISTENER]
+        listener.start()
+        assert listener.post(event(), tls=trusting) == (200, "")
+        with listener.connect() as waiting:
+            waiting.sendall(b"\x16")
+            assert listener.stop() == 0
+        assert listener.err == ""
+    done = subprocess.run([sys.executable, "-X", "dev", "-W", "error", LISTENER, "pulls", "--json"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
