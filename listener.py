@@ -1681,7 +1681,7 @@ class Request:
     __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "entry",
                  "pull", "proxied", "user", "user_known", "stamp", "size", "first_seen",
                  "last_seen", "began", "starts_seen", "ended", "ended_stamp", "status", "written",
-                 "client_left", "in_parts", "is_coarse")
+                 "client_left", "in_parts", "is_coarse", "held")
 
     def __init__(self, fact: Fact, manifest: Optional[Manifest] = None) -> None:
         self.id, self.client, self.digest = fact.request, fact.client, fact.digest
@@ -1703,6 +1703,9 @@ class Request:
         self.written: Optional[int] = None
         self.client_left = self.in_parts = False
         self.is_coarse = False  # its time is in whole seconds
+        # Roughly the bytes of memory that it takes, with its share of its pull.
+        self.held = 1700 + (manifest.held if manifest else 0) + sum(map(text_held, (
+            fact.request, fact.client, fact.digest, fact.tag, fact.user, fact.stamp)))
 
     def learn(self, fact: Fact) -> bool:
         """Take in FACT; whether it changes where this request may belong."""
@@ -1736,12 +1739,6 @@ class Request:
             return self.time - SLACK
         return self.time + 1 if self.is_coarse else self.time
 
-    @property
-    def held(self) -> int:
-        """Roughly the bytes of memory that it takes, with its share of its pull."""
-        texts = (self.id, self.client, self.digest, self.tag, self.user, self.stamp,
-                 self.ended_stamp)
-        return 1500 + (self.manifest.held if self.manifest else 0) + sum(map(text_held, texts))
 
 class Blob(NamedTuple):
     """How far a blob has come in a pull."""
@@ -1932,8 +1929,9 @@ class Pull:
             if found:
                 self.images[found.digest] = found
 
-    def _some_images(self) -> Iterator[Manifest]:
-        return itertools.islice(self.images.values(), MAX_CHILDREN)
+    def _some_images(self) -> Iterable[Manifest]:
+        images = self.images.values()
+        return images if len(images) <= MAX_CHILDREN else itertools.islice(images, MAX_CHILDREN)
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         for name in itertools.islice(self.children, MAX_CHILDREN):
@@ -2057,15 +2055,13 @@ class Pull:
         self._final = self.asked_blobs(now)
 
     def _size(self, digest: str) -> Optional[int]:
-        """Bytes of a blob, by the image's manifest or by the blob's own event."""
-        for image in self._some_images():
-            if image.blobs and digest in image.blobs:
-                return image.blobs[digest]
-        return self.asked[digest].size if digest in self.asked else None
+        """Bytes of a blob, by the image's manifest."""
+        return next((image.blobs[digest] for image in self._some_images()
+                     if image.blobs and digest in image.blobs), None)
 
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
-        size, sent = self._size(digest), requests.whole + requests.parts
+        size, sent = requests.size, requests.whole + requests.parts
         if size is not None and sent + self._brought(digest, requests) >= size:
             if requests.whole >= size or not requests.overlap or requests.is_proven(size):
                 return Blob("whole", min(sent, size), size)
@@ -2123,7 +2119,7 @@ class Pull:
         """
         if request.ended is not None or self.conversation.registry.last_restart > request.time:
             return False
-        size = self._size(request.digest) or 0
+        size = self.asked[request.digest].size or 0
         return now is None or now - request.time < 600 + size / (64 << 10)
 
     @property
@@ -2690,10 +2686,8 @@ class Tracker:
     def _go_on(self, fact: Fact, registry: Registry, request: Request) -> None:
         """A request is known already: what more does FACT tell of it?"""
         conversation, pull = request.conversation, request.pull
-        self._held -= request.held
         request.last_seen = self.now
         moves = pull.learn(request, fact) if pull else request.learn(fact)
-        self._held += request.held
         if (fact.registry, fact.agent, fact.repository) != conversation.key and fact.event:
             conversation.remove(request)
             conversation.engine(request.client).discard(request)
