@@ -3314,12 +3314,7 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
             f"events came again, {events.repeats} of {events.events}: the registry does not wait "
             "for the answer. Write `timeout: 1s` for the endpoint: without a unit the number is "
             "nanoseconds.")
-    if lines.lines and not lines.requests:
-        found.append(
-            f"the registry's log has {count(lines.lines, 'line')}, but none of a request, so pulls "
-            "end as unknown. In the registry's config.yml write `log: level: info`, and give the "
-            "log as it was written, with its times: docker logs REGISTRY 2>&1.")
-    elif not lines.lines:
+    if not lines.lines:
         found.append(
             "no line of the registry's log arrives, so pulls end as unknown: start the listener "
             "with `--syslog-port 8086`, and the registry's container with `--log-driver syslog "
@@ -4816,10 +4811,13 @@ def fetch_debug(url: str) -> Any:
                       "config.yml starts") from None
 
 
-def read_trouble(paths: List[str], lines: LineCount) -> Trouble:
-    """What registries' logs tell of faults, in the order of time; LINES counts what they have."""
+def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Trouble:
+    """What registries' logs tell of faults, in the order of time.
+
+    LINES counts what they have; NOTES gets a sentence for each that tells of no request.
+    """
     def counted(path: str) -> Iterator[str]:
-        for line in read_lines(path):
+        for line in lines_with_a_request(path, notes):
             text = mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n"))
             if text:
                 lines.feed(text)
@@ -4847,7 +4845,8 @@ def check(options: argparse.Namespace) -> int:
     for path in logs:
         for line in read_lines(path) if path not in missing else ():
             events.feed(line)
-    trouble = read_trouble(registry_logs, lines)
+    notes: List[str] = []
+    trouble = read_trouble(registry_logs, lines, notes)
     trouble.delivered(events.last)
     endpoints = list(trouble.endpoints.values())[-1:]
     problem, debug = None, []
@@ -4859,6 +4858,7 @@ def check(options: argparse.Namespace) -> int:
     findings = [*trouble.standing(now), *debug]
     if events.events or not trouble.cannot_send:
         findings += arrival_findings(events, lines, itertools.chain(*endpoints), now)
+        findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
     for finding in dict.fromkeys(findings):
         print(f"{plain(finding[:1].upper() + finding[1:])}\n")
     arrived = f"{count(events.events, 'event') if events.events else 'No event'} arrived"

@@ -10,7 +10,7 @@ import pytest
 
 from support import HERE
 from support.process import CLOCK, Listener, command, free_port, run, until
-from support.recordings import RECORDINGS
+from support.recordings import RECORDINGS, recorded_lines
 from support.registry import Registry
 from support.traffic import event
 
@@ -103,6 +103,55 @@ def test_it_is_over_when_the_registry_starts_with_another_url(tmp_path, registry
         until(lambda: "the registry was started anew: it sends nothing to http://0.0.0.0:8086/log "
               "any more" in listener.err, lambda: listener.err)
         assert notices(listener) == []
+
+
+@pytest.mark.parametrize("registry", [2, 3])
+def test_an_endpoint_that_is_disabled_is_said_until_there_is_another(tmp_path, registry):
+    lines = [line for line in recorded("ok", registry) if "configuring endpoint" not in line]
+    finding = "the registry sends no events: its endpoint other is disabled. Write `disabled: "
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, lines)
+        until(lambda: finding in listener.err)
+        assert metric(listener, "registry_cannot_send") == 0
+        sent(listener, recorded("zero", registry, 2999)[:3])
+        until(lambda: "the registry was started anew: it has an endpoint" in listener.err)
+        assert notices(listener) == []
+
+
+@pytest.mark.parametrize("registry", [2, 3])
+def test_a_key_that_is_trusted_again_is_said(tmp_path, registry):
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, recorded("key", registry))
+        until(lambda: FAULTS["key"] in listener.err)
+        sent(listener, [line for line in recorded_lines(f"docker_complete-registry{registry}")
+                        if "authorized request" in line])
+        until(lambda: "the registry trusts the token server's key again" in listener.err)
+        assert not any("trust" in notice for notice in notices(listener))
+
+
+def test_a_registry_that_tries_no_more_can_send(tmp_path):
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, recorded("zero", 2))
+        until(lambda: "0.0.0.0" in listener.err)
+        sent(listener, recorded_lines("docker_complete-registry2"))  # years later
+        until(lambda: "the registry can send to http://0.0.0.0:8086/log again" in listener.err)
+
+
+def test_what_a_client_writes_is_no_fault(tmp_path):
+    line = recorded_lines("docker_complete-registry2_noauth")[-1]
+    agent = re.search('useragent="([^"]*)', line)[1]
+    lie = 'httpSink{http://a}: connection refused msg=\\"retryingsink: error writing events: x'
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, [line.replace(agent, lie)])
+        assert notices(listener) == []
+
+
+def test_of_many_faults_few_are_remembered(tmp_path):
+    line = next(line for line in recorded("zero", 2) if "retryingsink" in line)
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, [line.replace("0.0.0.0", f"host-{number}") for number in range(100)])
+        until(lambda: "host-99" in listener.err)
+        assert len(notices(listener)) == 20
 
 
 def test_a_restart_of_the_listener_says_what_lasts_and_not_what_is_over(tmp_path):
@@ -227,8 +276,8 @@ def test_check_says_that_the_same_event_comes_again(tmp_path):
 
 @pytest.mark.parametrize("lines, finding", [
     (None, "No line of the registry's log arrives, so pulls end as unknown"),
-    ("INFO[0024] response completed\n".replace("completed", "done"),
-     "The registry's log has 1 line, but none of a request"),
+    ("a line of another program\n",
+     "Pulls end as unknown: -: none of its 1 line tells of a request"),
 ])
 def test_check_says_that_verdicts_are_unknown(tmp_path, lines, finding):
     options = ["--registry-log", "-"] if lines else []
