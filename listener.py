@@ -2863,6 +2863,15 @@ RETRY_SECONDS = 15  # in which it does, usually
 SAME_EVENT_SECONDS = .05  # from an event to the line that it could not be sent
 RECURRING_SECONDS = 10  # a fault that comes back within was not over
 
+THROUGH_PROXY = (
+    "Pulls come through a proxy, and no interrupted one was seen through it: if it buffers, an "
+    "interrupted pull looks complete. For nginx, write into the registry's location: "
+    "proxy_buffering off;")
+REDIRECTED = (
+    "The registry redirects clients to its storage, which sends the bytes, so pulls end as "
+    "unknown. To have the registry send and count them, at the price of its bandwidth, write into "
+    "its config: storage: {redirect: {disable: true}}")
+
 CAN_SEND = "the registry can send to"
 
 # A map ends where the quoted text does that it stands in: a header's value may have brackets.
@@ -3549,16 +3558,6 @@ def pull_row(found: Dict[str, Any]) -> str:
         time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
         image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, verdict,
         person if len(person) <= 22 else person[:19] + "...").rstrip()
-
-
-THROUGH_PROXY = (
-    "Pulls come through a proxy, and no interrupted one was seen through it: if it buffers, an "
-    "interrupted pull looks complete. For nginx, write into the registry's location: "
-    "proxy_buffering off;")
-REDIRECTED = (
-    "The registry redirects clients to its storage, which sends the bytes, so pulls end as "
-    "unknown. To have the registry send and count them, at the price of its bandwidth, write into "
-    "its config: storage: {redirect: {disable: true}}")
 
 
 class Caveats:
