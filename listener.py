@@ -3125,7 +3125,7 @@ class Trouble:
             if found:
                 self._add_endpoint(instance, Endpoint(plain(found[1]), "", 0))
         elif message.startswith("listening on") and instance:
-            return self._started(self.endpoints.setdefault(instance, []), at)
+            return self._started(instance, at)
         elif "token signed by untrusted key" in message:
             found = _UNTRUSTED.match(message)
             return self._note(_key_fault(found[1]), at) if found else []
@@ -3134,14 +3134,19 @@ class Trouble:
         return []
 
     def _add_endpoint(self, instance: str, endpoint: Endpoint) -> None:
-        endpoints = self.endpoints.setdefault(instance, [])
+        endpoints = self._endpoints_of(instance)
         if len(endpoints) < MAX_FAULTS:
             endpoints.append(endpoint)
+
+    def _endpoints_of(self, instance: str) -> List[Endpoint]:
+        endpoints = self.endpoints.setdefault(instance, [])
         if len(self.endpoints) > MAX_STARTS:
             del self.endpoints[next(iter(self.endpoints))]
+        return endpoints
 
-    def _started(self, endpoints: List[Endpoint], at: float) -> List[str]:
-        """A registry with ENDPOINTS has started; what that tells."""
+    def _started(self, instance: str, at: float) -> List[str]:
+        """A registry has started; what that tells."""
+        endpoints = self._endpoints_of(instance)
         urls = {endpoint.url for endpoint in endpoints if endpoint.url}
         said = [] if urls else self._note(_endpoint_fault(endpoints), at)
         for endpoint in endpoints:
@@ -3187,7 +3192,10 @@ class Trouble:
 
 
 class EventCount:
-    """What has arrived, by the lines of log.log. Nothing is taken apart: logs are big."""
+    """What has arrived, by the lines of log.log.
+
+    Those in the form that registries give them are not taken apart: logs are big.
+    """
 
     REMEMBERED = 10_000  # ids, of the last events
     MAX_HOSTS = 10
@@ -3203,7 +3211,10 @@ class EventCount:
     def feed(self, line: bytes) -> None:
         head = _EVENT_HEAD.match(line)
         if not head:
-            return
+            line = self._usual_form(line)
+            head = _EVENT_HEAD.match(line)
+            if not head:
+                return
         self.events += 1
         name, stamp = head.groups()
         with contextlib.suppress(ValueError):
@@ -3222,6 +3233,16 @@ class EventCount:
         host = _EVENT_HOST.search(line)
         if host and len(self.hosts) < self.MAX_HOSTS:
             self.hosts[host[1].decode("utf-8", "replace")] = None
+
+    @staticmethod
+    def _usual_form(line: bytes) -> bytes:
+        """An event as a registry would write it; nothing if LINE is none."""
+        try:
+            event = _decode(line.decode())
+            members = {name: text_of(event, name)[:100] for name in ("id", "timestamp")}
+            return encode_event({**members, **event, **members})
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            return b""
 
 
 _EVENT_HEAD = re.compile(rb'\{"id":"([^"]{0,200})","timestamp":"([^"]{0,100})"')
@@ -3309,7 +3330,7 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
             f"{count(events.pulls, 'event')} of pulls arrived, but none of a layer. {WHERE}neither "
             "`ignoredmediatypes:` nor `ignore: mediatypes:` must list `application/octet-stream`, "
             "the type of every layer; or whoever pulled had all layers already.")
-    if events.events and lines.last - events.last > LONG_AGO:
+    if math.isfinite(events.last) and lines.last - events.last > LONG_AGO:
         found.append(
             f"the last event is of {clock(events.last, now)}, but the registry has answered "
             f"requests since, until {clock(lines.last, now)}: it cannot send, or the listener was "
@@ -3374,7 +3395,7 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
     for where, kinds in (("ignoredmediatypes:", endpoint.get("IgnoredMediaTypes")),
                          ("ignore: mediatypes:", ignored.get("MediaTypes"))):
         for kind in kinds if isinstance(kinds, list) else ():
-            if kind == "application/octet-stream" or kind in KNOWN_TYPES:
+            if kind in ("application/octet-stream", *KNOWN_TYPES):
                 what = "layer" if kind == "application/octet-stream" else "image of that type"
                 yield (f"the registry hides every {what} from {url}: its `{where}` lists `{kind}`. "
                        "Take that out of its config.yml, and restart it.")
@@ -4864,7 +4885,9 @@ def check(options: argparse.Namespace) -> int:
     if missing:
         arrived += f" ({missing[0]} is not there)"
     if events.events:
-        arrived += f", {events.pulls} of them of pulls, the last at {clock(events.last, now)}"
+        arrived += f", {events.pulls} of them of pulls"
+    if math.isfinite(events.last):
+        arrived += f", the last at {clock(events.last, now)}"
     if len(events.hosts) > 1:
         arrived += f", from {len(events.hosts)} registries ({', '.join(events.hosts)})"
     if not findings and trouble.mended:

@@ -268,6 +268,15 @@ def test_check_says_what_is_missing_in_the_log(tmp_path, change, finding):
     assert status == 1 and finding in out
 
 
+def test_events_in_any_order_of_members_count_and_what_is_none_does_not(tmp_path):
+    lines = [json.dumps(dict(reversed(json.loads(line).items())))
+             for line in PULLED[0].read_text().splitlines()]
+    lines += ["no event", "[]", '{"id": 1}', "[" * 9999]
+    (tmp_path / "log.log").write_text("\n".join(lines))
+    status, out, _ = run(tmp_path, "check", "log.log", *PULLED[1:])
+    assert status == 0 and out.startswith("8 events arrived, 7 of them of pulls, the last at")
+
+
 def test_check_says_that_the_same_event_comes_again(tmp_path):
     (tmp_path / "log.log").write_text(PULLED[0].read_text() * 3)
     status, out, _ = run(tmp_path, "check", "log.log", *PULLED[1:])
