@@ -6,10 +6,9 @@ import subprocess
 import time
 
 import pytest
-from support.process import need
 from support import HERE
 from support.disk import Faulty
-from support.process import Listener, until
+from support.process import Listener, need, until
 from support.recordings import Recording
 from support.traffic import event
 

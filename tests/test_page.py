@@ -8,11 +8,10 @@ import re
 import time
 
 import pytest
-from support.process import need
 from support import HERE, listener as module
 from support.browser import CHROMIUM, Browser
 from support.disk import Faulty
-from support.process import Listener, statuses, until
+from support.process import Listener, need, statuses, until
 from support.recordings import Recording
 from support.traffic import Client, Image, event, stamp
 

@@ -16,10 +16,9 @@ import ssl
 import time
 
 import pytest
-from support.process import need
 from support import HERE
 from support.disk import Faulty
-from support.process import (CLOCK, Listener, drain, make_certificate, read_log, request, run,
+from support.process import (CLOCK, Listener, drain, make_certificate, need, read_log, request, run,
                              statuses, until)
 from support.recordings import recorded, recorded_lines
 from support.traffic import envelope, event, sample
