@@ -2970,6 +2970,11 @@ class Fault:
         """Whether the registry tried to send, and could not."""
         return self.over.startswith(CAN_SEND)
 
+    @property
+    def no_event_comes(self) -> bool:
+        """Whether an event that comes shows that it is over."""
+        return self.sends or self.what == "no endpoint"
+
     def tell(self, at: float) -> None:
         self.first = min(self.first, at) if self.times else at
         if at - self.last > RETRY_SECONDS:
@@ -3036,7 +3041,8 @@ def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
             f"the registry sends no events: its endpoint {names} is disabled. Write "
             "`disabled: false`" if names else "the registry sends no events: it has no endpoint. "
             "Add one with `url: http://sts_listener_server:8086/log` under `notifications:` "
-            "`endpoints:`") + " in its config.yml, and restart it.", "it has an endpoint")
+            "`endpoints:`") + " in its config.yml, and restart it.",
+        "it has an endpoint to send events to")
 
 
 def go_duration(text: str) -> float:
@@ -3100,7 +3106,8 @@ class Trouble:
         So is what lines say that are older, and are fed later.
         """
         self._arrived = max(at, self._arrived)
-        return self._end(max(at, self._latest), lambda fault: fault.sends and not fault.recurring)
+        return self._end(max(at, self._latest),
+                         lambda fault: fault.no_event_comes and not fault.recurring)
 
     def delivered(self, last: float) -> None:
         """All lines were fed; of all events that have arrived, the LAST happened then.
@@ -3108,7 +3115,8 @@ class Trouble:
         Events are sent in order: if one has arrived that happened after the registry began to fail,
         those that it could not send have, too.
         """
-        self._end(last, lambda fault: fault.sends and fault.began <= last + SAME_EVENT_SECONDS)
+        self._end(last, lambda fault: (
+            fault.no_event_comes and fault.began <= last + SAME_EVENT_SECONDS))
 
     def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
         instance = _field(fields, "instance.id")
@@ -3164,7 +3172,7 @@ class Trouble:
             return []
         fault = self._mended.pop(key, fault)
         fault.tell(at)
-        if fault.sends and at <= self._arrived and not fault.recurring:
+        if fault.no_event_comes and at <= self._arrived and not fault.recurring:
             self._remember(self._mended, fault)  # an older line comes late: it is over already
             return []
         fault.recurring = at - fault.mended_at < RECURRING_SECONDS

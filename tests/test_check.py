@@ -219,6 +219,27 @@ def test_check_says_what_was_mended(tmp_path):
     assert "mended since: connection refused" in out and "0.0.0.0" not in out
 
 
+def test_what_was_sent_after_all_was_mended_though_it_happened_before(tmp_path):
+    line = next(line for line in recorded("zero", 2) if "retryingsink" in line)
+    for first, status in (("06:28:50", 0), ("06:28:57", 1)):  # the last event is of 06:28:55
+        given = "\n".join(re.sub(r"2020[^.]*", f"2026-11-24T{at}", line)
+                          for at in (first, "06:28:58", "06:28:59")).encode()
+        found = run(tmp_path, "check", *PULLED, "--registry-log", "-", given=given)
+        assert found[0] == status, found
+
+
+def test_a_log_that_lacks_the_start_is_no_fault_if_events_arrive(tmp_path):
+    start = [line for line in recorded("ok", 2, 2025) if "listening on" in line]
+    given = "\n".join([*start, PULLED[2].read_text()]).encode()
+    assert run(tmp_path, "check", PULLED[0], "--registry-log", "-", given=given)[0] == 0
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, start)
+        until(lambda: notices(listener))
+        listener.post(event())
+        until(lambda: "it has an endpoint" in listener.err)
+        assert notices(listener) == []
+
+
 def test_check_without_any_file_says_what_to_do(tmp_path):
     status, out, err = run(tmp_path, "check")
     assert (status, err) == (1, "")
