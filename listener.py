@@ -593,6 +593,7 @@ MAX_HEAD = 128 << 10  # bytes: the request line with the headers
 MAX_BODY = 8 << 20  # bytes
 MAX_EVENTS = 20_000  # in an envelope; a registry sends one
 MAX_VALUES = 250_000  # in a body; a manifest of 4 MiB, the largest there is, makes 170,000
+MAX_CONTROLS = 10_000  # control characters in a large body; a registry sends none
 MAX_SLOW_NUMBERS = 64 << 10  # characters of a large body's fractions and very long integers
 LARGE_BODY = 128 << 10  # bytes; larger bodies are committed one by one
 MAX_LARGE_BODIES = 8  # being received
@@ -635,6 +636,8 @@ def _read_json(body: bytes) -> Any:
     values = sum(map(body.count, (b",", b"[", b"{")))  # a value follows each of these
     if values > MAX_VALUES:
         raise ValueError(f"{values} values are over {MAX_VALUES}")
+    if any(itertools.islice(_CONTROL.finditer(text), MAX_CONTROLS, None)):
+        raise ValueError(f"over {MAX_CONTROLS} control characters")
     numbers = _Numbers()
     return json.loads(text, parse_constant=_refuse_constant, parse_int=numbers.integer,
                       parse_float=numbers.fraction)
@@ -4774,6 +4777,7 @@ def serve(options: argparse.Namespace) -> None:
     signal.set_wakeup_fd(signalled)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)  # the pipe tells; and PID 1 has no default action
+    sys.setswitchinterval(0.0005)  # seconds: the console's thread soon gives way to the server's
     metrics = Metrics(time.time())
     console = Console(options, metrics)
     try:

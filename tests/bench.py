@@ -1,6 +1,6 @@
 """Measures listener.py beside what one would use instead, on this machine, in one run.
 
-    python tests/bench.py [--quick] [--only http|crowd|pulls]
+    python tests/bench.py [--quick] [--only http|crowd|slow|pulls]
 
 http:  Servers that take a registry's notifications, each under the same load in turn, for several
        rounds, so that a slow minute of the machine hits all of them. "fsync: yes" says that an
@@ -8,6 +8,8 @@ http:  Servers that take a registry's notifications, each under the same load in
        200s ends the run: such a result would count for nothing.
 crowd: What one sender waits for its answer while others keep connections open and say nothing, or
        a part of a request; and how long the listener takes to end with all of them connected.
+slow:  How many of 100 events of a registry with a timeout of 1 s are answered, and how soon, while
+       four others send what is slow to read: each one of SLOW.
 pulls: `listener.py pulls` on a big log, beside json.loads and jq. The log is made of the recordings
        in tests/recordings, repeated with ids, digests, times and clients of their own.
 
@@ -17,6 +19,7 @@ are there. The load is sent to 127.0.0.1 only.
 
 import argparse
 import collections
+import contextlib
 import datetime
 import http.client
 import json
@@ -565,6 +568,66 @@ def bench_crowd(work, options):
     table(["others", "events/s", "p50 ms", "p99 ms", "s to end"], rows)
 
 
+# ------------------------------------------------------------------- beside what is slow to read
+
+
+def slow_request(kind):
+    """A request of 8 MiB, or a head of 128 KiB, that takes long to read."""
+    if kind == "bare CRs":
+        return b"POST /log HTTP/1.1\r\nHost: x\r\n" + b"a: b\r" * 21_000 + b"\r\n\r\n"
+    before, piece, after = b'{"events":[{"a":[', kind.encode(), b"0]}]}"
+    if kind == "U+0085":
+        members = ",".join(f'"{name}":"{chr(0x85) * 100}"' for name in (
+            "action", "timestamp", "actor", "target"))
+        before, piece, after = b'{"events":[', f"{{{members}}},".encode(), b"{}]}"
+    body = before + piece * ((8 << 20) // len(piece) - 10) + after
+    return b"POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+SLOW = "[0],", "5e-324,", "U+0085", "bare CRs"
+
+
+def send_slow(port, kind):
+    data = slow_request(kind)
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 30) as connection:
+                connection.sendall(data)
+                connection.recv(1000)
+        except OSError:
+            time.sleep(0.01)
+
+
+def bench_slow(work, options):
+    """Print what becomes of an honest registry's events."""
+    server = start(work, "slow", True, [
+        sys.executable, TOP / "listener.py", "--host", "127.0.0.1", "--port", "0", "--log",
+        "{log}"])
+    others = [multiprocessing.Process(target=send_slow, args=(server.port, kind), daemon=True)
+              for kind in SLOW]
+    request, waits = next(requests(options.recordings)), []
+    for other in others:
+        other.start()
+    time.sleep(2)
+    for _ in range(100):
+        began = time.monotonic()
+        event = request.replace(ID, str(uuid.uuid4())).encode()
+        with contextlib.suppress(OSError), socket.create_connection(
+                ("127.0.0.1", server.port), 1) as connection:
+            connection.sendall(event)
+            if connection.recv(1000).startswith(b"HTTP/1.1 200"):
+                waits.append((time.monotonic() - began) * 1000)
+        time.sleep(0.1)
+    for other in others:
+        other.kill()
+    print(f"\nA registry with a timeout of 1 s beside four others, who send what is slow to read "
+          f"({'; '.join(SLOW)}):\n")
+    table(["sent", "answered", "p50 ms", "longest ms", "RSS MB"],
+          [[100, len(waits), f"{statistics.median(waits):.0f}", f"{max(waits):.0f}",
+            f"{memory(server.process.pid, 'VmHWM'):.0f}"]])
+    stop([server])
+
+
 # ------------------------------------------------------------------------- pulls on a big log
 
 
@@ -709,7 +772,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s; 100 MB of log")
-    parser.add_argument("--only", choices=["http", "crowd", "pulls"])
+    parser.add_argument("--only", choices=["http", "crowd", "slow", "pulls"])
     parser.add_argument("--rounds", type=int, help="over all servers (default: 5)")
     parser.add_argument("--seconds", type=float, help="of each server's turn (default: 3)")
     parser.add_argument("--size", type=int, help="MB of log.log for pulls (default: 1000)")
@@ -725,7 +788,8 @@ def main():
     # Beside the sources, since a temporary folder is in memory on many machines.
     with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as work:
         print_machine(Path(work))
-        for name, bench in ("http", bench_http), ("crowd", bench_crowd), ("pulls", bench_pulls):
+        for name, bench in (("http", bench_http), ("crowd", bench_crowd), ("slow", bench_slow),
+                            ("pulls", bench_pulls)):
             if options.only in (None, name):
                 bench(Path(work), options)
 

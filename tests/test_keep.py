@@ -23,7 +23,7 @@ def written(tmp_path, data, name="log.log"):
     return path
 
 
-# ----------------------------------------------------------------------------- what was there before
+# ---------------------------------------------------------------------------- what was there before
 
 
 @pytest.mark.parametrize("whole", [b"", b'{"id":"a"}\n', b'{"id":"a"}\n{"id":"b"}\n'],
