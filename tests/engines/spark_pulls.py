@@ -3,7 +3,8 @@
 ROOT has a folder per registry, with its log.log* and registry.log* (.gz too), anywhere that Spark
 can read. OUT gets a JSON object per pull, with the name of its folder as one more member.
 All cores read lines. One Tracker per folder then takes that folder's facts in the order of their
-time, as they come out of Spark's sorted shuffle: no folder has to fit in memory.
+time, as they come out of Spark's sorted shuffle: no folder has to fit in memory. Less than a folder
+would not do: a pull's image, and its verdict, may depend on what other clients and agents asked.
 """
 import collections
 import itertools

@@ -10,6 +10,7 @@ from engines.made import make
 from support import HERE, LISTENER
 from support.process import command
 from support.recordings import NAMES, Recording
+from support.traffic import START, Client, Image, Index
 
 
 def spark(root, out):
@@ -32,12 +33,40 @@ def pulls(root):
     return sorted(lines)
 
 
+def told_to_another(folder):
+    """Logs of a pull whose manifest only another client, with another agent, was told of."""
+    image = Image(oci=True)
+    index = Index(image, Image("other", oci=True))
+    first = Client(agent="skopeo/1.9.3", host="10.0.0.9")
+    second = Client(agent="docker/26.1.5")
+    events = [client.event(START + at, str(at), found.digest, 800, "manifests", method, tag,
+                           found.references, found.media_type)
+              for client, at, found, method, tag in (
+                  (first, 0, index, "GET", "1"), (first, 1, image, "GET", None),
+                  (second, 100, index, "HEAD", "1"))]
+    lines = []
+    for at, digest in enumerate(image.layers, 101):
+        size = image.sizes[digest]
+        events.append(second.event(START + at, str(at), digest, size, "blobs", "GET"))
+        lines.append(second.line(
+            START + at, str(at), digest, "response completed", " http.response.contenttype=x "
+            f"http.response.duration=0.1s http.response.status=200 http.response.written={size}"))
+    folder.mkdir(parents=True)
+    (folder / "log.log").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (folder / "registry.log").write_text("".join(line + "\n" for line in lines))
+
+
 def test_recordings(tmp_path):
+    """And one pull of which a Tracker for each client or agent would not know the size."""
     root = tmp_path / "root"
+    told_to_another(root / "told_to_another")
     for name in NAMES:
         (root / name).mkdir(parents=True)
         Recording(name).write(root / name)
-    assert pulls(root) == spark(root, tmp_path / "out")
+    told = pulls(root)
+    assert told == spark(root, tmp_path / "out")
+    sizes = [pull["size"] for pull in map(json.loads, told) if pull["folder"] == "told_to_another"]
+    assert sizes == [3_000_500, 3_000_500]
 
 
 def test_many_pulls(tmp_path):
