@@ -10,15 +10,15 @@ of that, and metrics.
 
 The parts stand in the order in which data flows, and each knows nothing of the others' insides:
 
+  keep         LogFile           whole lines in one file, through rotation and full disks.
+               EventLog          each event once, on the disk before its sender hears 200.
+               RegistryLog       the registry's own log lines.
   receive      Handler           the bytes of a request in, those of its answer out. No I/O.
                Server            one thread with all the sockets: what has come whole is committed
                                  together, with one fsync, and answered.
                Inbox             what waits for a thread, bounded by bytes.
                read_syslog, Syslog, StandardInput
                                  datagrams in, lines of text out.
-  keep         LogFile           whole lines in one file, through rotation and full disks.
-               EventLog          each event once, on the disk before its sender hears 200.
-               RegistryLog       the registry's own log lines.
   understand   event_fact, line_fact
                                  an event or a log line in, what it says of one request out: a Fact.
                Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
