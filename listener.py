@@ -1566,7 +1566,7 @@ def log_fields(line: str) -> Dict[str, Any]:
                 break
         if not wrapped:
             break
-        line = wrapped
+        line = wrapped.rstrip()
     return {}
 
 
@@ -1684,7 +1684,7 @@ class Request:
     __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "entry",
                  "pull", "proxied", "user", "user_known", "stamp", "size", "first_seen",
                  "last_seen", "began", "starts_seen", "ended", "ended_stamp", "status", "written",
-                 "client_left", "in_parts", "is_coarse", "held")
+                 "client_left", "in_parts", "is_coarse", "event_at", "line_ended", "held")
 
     def __init__(self, fact: Fact, manifest: Optional[Manifest] = None) -> None:
         self.id, self.client, self.digest = fact.request, fact.client, fact.digest
@@ -1706,13 +1706,15 @@ class Request:
         self.written: Optional[int] = None
         self.client_left = self.in_parts = False
         self.is_coarse = False  # its time is in whole seconds
+        self.event_at: Optional[float] = None
+        self.line_ended: Optional[float] = None
         # Roughly the bytes of memory that it takes, with its share of its pull.
         self.held = 1700 + (manifest.held if manifest else 0) + sum(map(text_held, (
             fact.request, fact.client, fact.digest, fact.tag, fact.user, fact.stamp)))
 
     def learn(self, fact: Fact) -> bool:
         """Take in FACT; whether it changes where this request may belong."""
-        moves = False
+        moves, order = False, self.order
         if fact.event or fact.user:
             moves = self.pull is None or self.pull.user != fact.user
             self.user, self.user_known = fact.user, True
@@ -1721,6 +1723,10 @@ class Request:
         if fact.began is not None and self.began is None:
             self.began, moves = fact.began, True
             self.is_coarse = "." not in fact.stamp
+        if fact.event:
+            self.event_at = fact.time if self.event_at is None else self.event_at
+        elif fact.ended:
+            self.line_ended = fact.time if self.line_ended is None else self.line_ended
         if not fact.ended and not self.starts_seen:
             self.starts_seen = True
         if fact.ended and (self.ended is None or fact.status is not None and self.status is None):
@@ -1728,7 +1734,7 @@ class Request:
         if fact.status is not None and self.status is None:  # the log may be read twice
             self.status, self.written = fact.status, fact.written
             self.client_left, self.in_parts = fact.client_left, fact.in_parts
-        return moves
+        return moves or abs(self.order - order) > 0.02
 
     @property
     def time(self) -> float:
@@ -1740,7 +1746,14 @@ class Request:
         """Where it stands among others: a manifest before its blobs, whatever the clocks say."""
         if self.manifest:
             return self.time - SLACK
-        return self.time + 1 if self.is_coarse else self.time
+        if self.is_coarse:
+            return self.time + 1
+        if self.event_at is None or self.began is None:
+            return self.time
+        # An event is told of when its request ends: it is the measure of the clock of the lines.
+        if self.line_ended is not None and self.event_at > self.line_ended:
+            return self.time + self.event_at - self.line_ended
+        return min(self.time, self.event_at)
 
 
 class Blob(NamedTuple):
@@ -4418,7 +4431,7 @@ def logged_line(line: bytes) -> Optional[Fact]:
         raise ValueError(f"a line of over {MAX_READ_LINE} bytes")
     if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
         return None
-    return line_fact(line.decode("utf-8", "replace").rstrip("\n"))
+    return line_fact(line.decode("utf-8", "replace").rstrip())
 
 
 Parse = Callable[[bytes], Optional[Fact]]

@@ -943,6 +943,9 @@ PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)(?: of [\d:]+ |  )(started|go
 # All have one name here, so that they are replicas: nobody knows whose requests ended with one that
 # was killed, and for all that the log tells they may go on for ten minutes.
 STAYS_OPEN = {name for name in NAMES if name.startswith(("killed", "stopped"))}
+# Of these the console cannot say just what the truth is: either of two verdicts will do.
+VAGUE = {name for name in NAMES if any(
+    "|" in pull["verdict"] or pull["verdict"] == "failed" for pull in Recording(name).truth)}
 
 
 def happen_again(names):
@@ -1008,7 +1011,7 @@ def test_live_is_as_replayed(tmp_path):
 
     The one test that waits for half a minute: for what is interrupted.
     """
-    recordings = happen_again(name for name in NAMES if name not in STAYS_OPEN)
+    recordings = happen_again(name for name in NAMES if name not in STAYS_OPEN | VAGUE)
     truth = [pull for each in recordings for pull in each.truth if pull["verdict"] != "?"]
     assert {pull["verdict"] for pull in truth} == {"complete", "up to date", "interrupted",
                                                   "unknown"}
@@ -1018,7 +1021,9 @@ def test_live_is_as_replayed(tmp_path):
         until(lambda: told(process.out) == as_told(truth), "the end of all pulls", 45)
         started = sorted(image for image, what in PULL_LINE.findall(process.out)
                          if what == "started")
-        assert started == [image for image, _ in as_told(truth)]
+        # That there is nothing newer is told without a start, if only HEAD asked for it.
+        assert set(started) <= {image for image, _ in as_told(truth)}
+        assert {image for image, verdict in as_told(truth) if verdict != "up to date"} <= set(started)
         assert process.err == ""
     status, out, err = run(tmp_path, "pulls", "--json")
     assert (status, err) == (0, "")
