@@ -15,8 +15,8 @@ import pytest
 
 from support.browser import CHROMIUM, Browser
 from support.process import command as run, need
-from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, Stack, copy_to,
-                           inspect, interrupt, machine, pull_and_interrupt, pulling,
+from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, REPOSITORY, Stack,
+                           copy_to, inspect, interrupt, machine, pull_and_interrupt, pulling,
                            pulls_later, push_for_two_platforms, slow, until)
 
 
@@ -483,6 +483,61 @@ def test_what_a_listener_missed_is_in_the_registrys_own_log(stack, image, slow_l
     pull, = until(lambda: [pull for pull in stack.pulls(name) if pull["verdict"] != "running"],
                   lambda: f"a verdict: {stack.pulls(name)}")
     assert pull["verdict"] == "interrupted" and 4_000_000 < pull["sent"] < pull["size"]
+
+
+def restart_registry(stack, *changes):
+    """Start the registry anew, with CHANGES to the config.yml of the repository."""
+    config = (REPOSITORY / "config.yml").read_text()
+    for old, new in changes:
+        assert old in config
+        config = config.replace(old, new)
+    (stack.folder / "config.yml").write_text(config)
+    run("docker", "restart", REGISTRY)
+    until(stack.answers, "the registry answers")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("changes, cannot, also", [
+    ([("http://sts_listener_server", "http://0.0.0.0"),
+      ("ignoredmediatypes: []", "ignoredmediatypes: [application/octet-stream]"),
+      ("  mediatypes: []", "  mediatypes: [application/octet-stream]"),
+      ("actions: []", "actions: [pull]")],
+     "http://0.0.0.0:8086/log: connection refused", ["application/octet-stream", "pull"]),
+    ([("sts_listener_server:8086", "sts_listner:8086")],
+     "http://sts_listner:8086/log: no such host", []),
+    ([("url: http:", "url: https:")], "https://sts_listener_server:8086/log: "
+     "server gave HTTP response to HTTPS client", []),
+], ids=["as it was", "wrong name", "https for http"])
+def test_check_and_the_console_say_why_nothing_arrives(stack, image, changes, cannot, also):
+    name = image(1000)
+    try:
+        restart_registry(stack, *changes)
+        stack.docker("foo", "push", name)
+        until(lambda: f"the registry cannot send to {cannot}" in stack.console,
+              lambda: stack.console[-3000:])
+        told = stack.make("check", ok=False)
+        assert cannot in told
+        for word in also:
+            assert word in told
+    finally:
+        restart_registry(stack)
+    stack.make("demo")
+    stack.make("check")  # all is well: exit status 0
+
+
+@pytest.mark.docker
+def test_check_says_that_the_listener_is_stopped_until_it_is_started(stack, image):
+    name = image(1000)
+    run("docker", "stop", LISTENER)
+    try:
+        stack.docker("foo", "push", name)
+        until(lambda: "httpSink" in run("docker", "logs", "--since", "1m", REGISTRY), "it tries")
+        assert f"http://{LISTENER}:8086/log" in stack.make("check", ok=False)
+    finally:
+        run("docker", "start", LISTENER)
+    stack.blobs_pushed(name)
+    stack.make("demo")
+    stack.make("check")
 
 
 @pytest.mark.docker
