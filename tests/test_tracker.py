@@ -943,9 +943,9 @@ PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)(?: of [\d:]+ |  )(started|go
 # All have one name here, so that they are replicas: nobody knows whose requests ended with one that
 # was killed, and for all that the log tells they may go on for ten minutes.
 STAYS_OPEN = {name for name in NAMES if name.startswith(("killed", "stopped"))}
-# Of these the console cannot say just what the truth is: either of two verdicts will do.
-VAGUE = {name for name in NAMES if any(
-    "|" in pull["verdict"] or pull["verdict"] == "failed" for pull in Recording(name).truth)}
+# Of these either of two verdicts will do; and those made by hand share the ids of their events.
+VAGUE = {name for name in NAMES if name[0].isdigit() or any(
+    "|" in pull["verdict"] for pull in Recording(name).truth)}
 
 
 def happen_again(names):
