@@ -44,6 +44,7 @@ def until(condition, what="", seconds=20):
 class Listener:
     """The process `python listener.py OPTIONS` in a folder of its own, on a free port."""
 
+    python = sys.executable
     program = [LISTENER]
 
     def __init__(self, folder, *options, env=(), start=True, **popen):
@@ -81,7 +82,7 @@ class Listener:
         options = self.options if "--port" in self.options else [*self.options, "--port", "0"]
         with open(self._file("stdout"), "wb") as out, open(self._file("stderr"), "wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *self.program, *options], cwd=self.folder, env=self.environment,
+                [self.python, *self.program, *options], cwd=self.folder, env=self.environment,
                 **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **self.popen})
 
     def _file(self, name):
