@@ -23,12 +23,13 @@ need_stack = @docker exec sts_listener_server true 2>/dev/null || { \
 	echo "make $@: the stack does not run: make run, in another terminal" >&2; exit 1; }
 
 # The names of the containers are fixed: one of another folder's stack would be taken over.
+FOLDER = '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
 need_own = @for name in $(CONTAINERS); do \
-	folder=$$(docker container inspect $$name -f \
-	    '{{index .Config.Labels "com.docker.compose.project.working_dir"}}' 2>/dev/null) || continue; \
+	folder=$$(docker container inspect $$name -f $(FOLDER) 2>/dev/null) || continue; \
 	[ "$$(cd "$${folder:-/}" 2>/dev/null && pwd -P)" = "$(CURDIR)" ] || { \
-	    echo "make $@: the container $$name belongs to $${folder:-no compose file}, not to $(CURDIR)." \
-	        "To remove it (what was pushed stays): docker rm -f $(CONTAINERS)" >&2; exit 1; }; done
+	    echo "make $@: the container $$name belongs to $${folder:-no compose file}, not to" \
+	        "$(CURDIR). To remove it (what was pushed stays): docker rm -f $(CONTAINERS)" >&2; \
+	    exit 1; }; done
 
 need_ports = @for port in "$(BIND) 5000 tcp" "$(BIND) 5001 tcp" "127.0.0.1 8086 tcp" \
 	    "127.0.0.1 8086 udp"; do set -- $$port; \
@@ -44,7 +45,8 @@ need_ports = @for port in "$(BIND) 5000 tcp" "$(BIND) 5001 tcp" "127.0.0.1 8086 
 	echo "make $@: the stack needs port $$2/$$3, which is held by $$how" >&2; exit 1; done
 
 # Lines of `make run` that nobody reads who watches the listener: of requests, and of no trouble.
-REQUESTS = '(registry_1|sts_docker_auth) *\|.*( level=(info|debug) | http\.request\.id=| - - \[|\| I[0-9]{4} )'
+REQUESTS = \
+  '(registry_1|sts_docker_auth) *\|.*( level=(info|debug) |http\.request\.id=| - - \[|\| I[0-9]{4})'
 
 .PHONY: help
 help: ## list the targets (the default)
@@ -134,8 +136,8 @@ demo: ## while the stack runs: push and pull a tiny image, and show what the lis
 	echo; echo "What the listener said of it:"; said; \
 	echo; echo "The events, as they came, in $$log:"; tail -n +$$first $$log
 
-# $(call read,COMMAND): the listener's program, in its container or, when that does not run, here, with
-# all that the registry logged: `docker logs` also has what came while the listener did not run.
+# $(call read,COMMAND): the listener's program, in its container or, when that does not run, here,
+# with all that the registry logged: `docker logs` also has what the listener missed.
 read = @if docker exec sts_listener_server true 2>/dev/null; then \
 	    listener="docker exec -i sts_listener_server python /listener.py" \
 	    debug="--registry http://registry:5001"; \
