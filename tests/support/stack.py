@@ -36,7 +36,8 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 # What the stack may be told by its user's environment is for the tests to say.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {
-    "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "LISTENER_USER", "MAKEFLAGS"}}
+    "HOSTNAME", "REGISTRY", "BIND", "COMPOSE", "PYTHON", "ARGS", "LISTENER_USER", "MAKEFLAGS",
+    "MAKELEVEL"}}
 # Its own name, as what a user pushed must not be removed with what the tests did.
 ENVIRONMENT["COMPOSE_PROJECT_NAME"] = f"sts_test_{os.getpid()}"
 
