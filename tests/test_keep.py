@@ -185,6 +185,18 @@ def test_kill_9_in_the_middle_of_a_rotation_loses_nothing(tmp_path, moment):
         assert kept == news and files > 3
 
 
+def test_files_before_a_gap_are_not_renamed_nor_removed(tmp_path):
+    """As a listener leaves it that was killed while it renamed them."""
+    others = {2: {"id": "two"}, 3: {"id": "three"}}
+    for number, old in others.items():
+        written(tmp_path, module.encode_event(old), f"log.log.{number}")
+    news = [event() for _ in range(2)]
+    with Listener(tmp_path, "--rotate", "1K:3") as listener:
+        for new in news:
+            assert listener.post(new) == (200, "")
+        assert kept_events(listener) == ([others[3], others[2], *news], 4)
+
+
 def test_a_log_that_cannot_be_renamed_goes_on(tmp_path):
     with Faulty(tmp_path, "--rotate", "2K") as listener:
         listener.fault("no rename")
@@ -237,12 +249,13 @@ def test_pulls_reads_the_rotated_files_first(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_skipped_and_counted(tmp_path):
-    lines = [json.dumps(new).encode() + b"\n" for new in recorded("docker_complete-registry2")]
+    """With all of it: its end would be an event."""
+    lines, others = ([json.dumps(new).encode() + b"\n" for new in recorded(name)] for name in (
+        "docker_complete-registry2", "docker_interrupted-registry2"))
     written(tmp_path, b"".join(lines))
     _, expected, _ = run(tmp_path, "pulls", "--json")
-    long = gzip.compress(b"x" * (100 << 20), 1)
-    written(tmp_path, gzip.compress(b"".join(lines[:1])) + long
-            + gzip.compress(b"\n" + b"".join(lines[1:])), "a.gz")
+    written(tmp_path, gzip.compress(b"".join(lines[:1]) + b" " * (2 * module.MAX_READ_LINE)
+                                    + b"".join(others[:1] + lines[1:]), 1), "a.gz")
     status, out, err = run(tmp_path, "pulls", "--json", "listener_log/a.gz")
     assert (status, out) == (0, expected)
     assert "1 line could not be read" in err

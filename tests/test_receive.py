@@ -228,11 +228,12 @@ def test_without_room_for_a_process_pulls_reads_in_its_own(tmp_path):
     assert run_without(tmp_path, "os.fork", "pulls", "--json") == expected
 
 
-def test_its_end_is_silent_with_all_of_pythons_warnings(tmp_path):
+@pytest.mark.parametrize("options", [[], ["--syslog-port", "0"]], ids=["alone", "with syslog"])
+def test_its_end_is_silent_with_all_of_pythons_warnings(tmp_path, options):
     key, certificate, trusting = make_certificate(tmp_path)
-    with Listener(tmp_path, "--syslog-port", "0", "--tls-cert", certificate, "--tls-key", key,
+    with Listener(tmp_path, "--tls-cert", certificate, "--tls-key", key, *options,
                   start=False) as listener:
-        listener.program = ["-X", "dev", "-W", "error", LISTENER]
+        listener.program = ["-X", "dev", LISTENER]
         listener.start()
         assert listener.post(event(), tls=trusting) == (200, "")
         with listener.connect() as waiting:
