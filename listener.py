@@ -1499,7 +1499,7 @@ _USUAL_LINE = re.compile(
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
 _LOGFMT = re.compile(r'([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
-_DURATION = re.compile(r"([\d.]+)(h|ms|m|s|µs|us|ns)")
+_DURATION = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|µs|us|ns)")
 _UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
 _CLIENT_LEFT = re.compile("broken pipe|connection reset by peer")
 
@@ -2891,12 +2891,14 @@ REDIRECTED = (
 CAN_SEND = "the registry can send to"
 
 # A map ends where the quoted text does that it stands in: a header's value may have brackets.
-_SECRETS = ((re.compile(r'(headers=map\[)(?!\])(?:.*\](?=\\*")|.*)'), r"\1***]"),
+_SECRETS = ((re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
+             r"\1***]"),
             (re.compile(r'(headers(\\*")\s*:\s*)\{(?!\}).*?(?:\]\s*\}|$)', re.IGNORECASE),
              r"\1\2***\2"),
-            (re.compile(r'(authorization\\*"?\s*[:=]\s*[\[\\"]*(?:(?:bearer|basic) +)?|bearer +)'
-                        r'(?!realm=|\*\*\*|bearer |basic )[^\s"\\,\]}]+', re.IGNORECASE), r"\1***"),
-            (re.compile(r'(://)[^\s/"@]+@'), r"\1***@"))
+            (re.compile(r'(authorization\\*"?\s*[:=]\s*[\[\\"]*(?:(?:bearer|basic) +)?)'
+                        r'(?!\*\*\*|bearer |basic )[^"\\,\]}]+', re.IGNORECASE), r"\1***"),
+            (re.compile(r'(bearer +)(?!realm=|\*\*\*)[^\s"\\,\]}]+', re.IGNORECASE), r"\1***"),
+            (re.compile(r'(://)[^\s/"]+@'), r"\1***@"))
 
 
 def mask_secrets(line: str) -> str:
@@ -4602,12 +4604,16 @@ class Repeats:
         self._order: collections.deque = collections.deque()
         self._hashes: Set[int] = set()
         self._since: Optional[float] = None  # seconds since 1970
-        kept = sum(map(os.path.getsize, filter(os.path.exists, log_files(path))))
-        for line in last_lines(path, REPLAYED_BYTES):
-            text = line.decode("utf-8", "replace").rstrip("\n")
-            if self._since is None and kept > REPLAYED_BYTES:
-                self._since = line_time(text)
-            self._remember(hash(text))
+        self._at: Optional[float] = None  # the time of the line before
+        files = list(filter(os.path.exists, log_files(path)))
+        lines = [line.decode("utf-8", "replace").rstrip("\n")
+                 for line in last_lines(path, REPLAYED_BYTES)]
+        if (len(lines) > self.MAX_LINES or len(files) > 1
+                or sum(map(os.path.getsize, files)) > REPLAYED_BYTES):
+            times = map(line_time, lines[-self.MAX_LINES:])
+            self._since = next((at for at in times if at is not None), None)
+        for line in lines[-self.MAX_LINES:]:
+            self._remember(hash(line))
 
     def _remember(self, name: int) -> None:
         self._hashes.add(name)
@@ -4620,9 +4626,13 @@ class Repeats:
         name = hash(line)
         if name in self._hashes:
             return False
+        if self._since is not None:
+            at = line_time(line)
+            self._at = self._at if at is None else at  # one without a time is of that before it
+            if self._at is not None and self._at < self._since:
+                return False
         self._remember(name)
-        at = line_time(line) if self._since is not None else None
-        return at is None or at >= self._since
+        return True
 
 
 def line_time(line: str) -> Optional[float]:
@@ -4754,7 +4764,7 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         except Problem as problem:
             return console.warn(f"{problem}; what was read before stays in use")
         files = filter(None, (options.token_file, options.tls_cert, options.tls_key))
-        console.say(f"read again: {', '.join(files) or 'nothing, as there is no such file'}")
+        console.say(f"read again: {', '.join(files) or 'nothing: no --token-file, no --tls-cert'}")
 
     scheme = "https" if options.tls_cert else "http"
     sources = []
@@ -4990,7 +5000,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
     Of `check`: 1 if something is wrong.
     """
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where the shell closed it
+    # None if the shell closed it; and the first file that is opened would take the place of stdin.
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+    sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

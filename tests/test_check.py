@@ -179,7 +179,9 @@ def test_no_token_is_written_to_the_registry_log_or_shown(tmp_path):
              f'time="2026-11-25T12:00:00Z" level=info msg="Authorization: Bearer {secret}"',
              'time="2026-11-25T12:00:00Z" level=error msg="retryingsink: error writing events: '
              f'httpSink{{http://u:{secret}@h/log}}: EOF, retrying"',
-             '{"Headers": {"Authorization": ["Bearer ' + secret + '"]}, "Timeout": 1}']
+             '{"Headers": {"Authorization": ["Bearer ' + secret + '"]}, "Timeout": 1}',
+             f'http://user:p@{secret}@h/log', f'Headers:map[X-Token:[{secret}]]',
+             '{"Authorization":["Token ' + secret + '"]}']
     with Listener(tmp_path, "--syslog-port", "0") as listener:
         sent(listener, lines)
         until(lambda: "http://***@h/log" in listener.err, lambda: listener.err)
@@ -193,6 +195,14 @@ def test_no_token_is_written_to_the_registry_log_or_shown(tmp_path):
 
 PULLED = [RECORDINGS / "docker_complete-registry2.log", "--registry-log",
           RECORDINGS / "docker_complete-registry2.registry.log"]
+
+
+def test_a_timeout_that_is_none_is_no_trouble(tmp_path):
+    log = tmp_path / "log"
+    log.write_text('time="2026-11-25T10:00:00Z" level=info msg="configuring endpoint a (http://u), '
+                   'timeout=1.2.3s, headers=map[]" instance.id=x\n')
+    status, _, err = run(tmp_path, "check", PULLED[0], "--registry-log", log)
+    assert status in (0, 1) and "Traceback" not in err and "could not convert" not in err
 
 
 @pytest.mark.parametrize("registry", [2, 3])

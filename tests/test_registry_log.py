@@ -119,6 +119,19 @@ def test_repeats_are_bounded(tmp_path):
     assert [repeats.is_new(line) for line in "dcba"] == [False] * 3 + [True]
 
 
+def test_repeats_of_more_lines_than_are_remembered(tmp_path, monkeypatch):
+    """What was kept before those that are remembered is old, whichever file it was in."""
+    monkeypatch.setattr(module.Repeats, "MAX_LINES", 3)
+    lines = [f'time="2026-11-25T10:00:0{second}Z" level=info msg=x' for second in range(9)]
+    path = tmp_path / "registry.log"
+    for kept, rotated in ((lines[:8], []), (lines[4:8], lines[:4])):
+        path.write_text("".join(line + "\n" for line in kept))
+        path.with_name("registry.log.1").write_text("".join(line + "\n" for line in rotated))
+        repeats = module.Repeats(str(path))
+        assert [line for line in [*lines[:3], "of that time", *lines[3:]]
+                if repeats.is_new(line)] == lines[8:]
+
+
 def test_the_end_of_the_input_is_said_and_the_listener_goes_on(tmp_path):
     with Piped(tmp_path) as listener:
         listener.tell(b"a last line without its end")
