@@ -1710,7 +1710,8 @@ class Request:
         self.line_ended: Optional[float] = None
         # Roughly the bytes of memory that it takes, with its share of its pull.
         self.held = 1700 + (manifest.held if manifest else 0) + sum(map(text_held, (
-            fact.request, fact.client, fact.digest, fact.tag, fact.user, fact.stamp)))
+            fact.request, fact.client, fact.digest, fact.tag, fact.user, fact.stamp,
+            fact.registry, fact.agent, fact.repository)))
 
     def learn(self, fact: Fact) -> bool:
         """Take in FACT; whether it changes where this request may belong."""
@@ -2568,9 +2569,10 @@ class Change(NamedTuple):
 class Told:
     """What was told of a pull, and when there may be more to tell."""
 
-    __slots__ = ("started", "verdict", "review_at")
+    __slots__ = ("pull", "started", "verdict", "review_at")
 
-    def __init__(self) -> None:
+    def __init__(self, pull: Pull) -> None:
+        self.pull: Optional[Pull] = pull  # None when it is forgotten
         self.started = False
         self.verdict = "running"
         self.review_at = math.inf  # on the Tracker's clock
@@ -2580,7 +2582,7 @@ class Tracker:
     """Which pulls begin, go on and end, from Facts in whatever order they come."""
 
     MAX_PULLS = 5000
-    MAX_HELD = 48 << 20  # bytes of memory, roughly, that pulls and manifests hold
+    MAX_HELD = 32 << 20  # bytes of memory, roughly, that pulls and manifests hold
     MAX_REGISTRIES = 1000  # a client may give its registry any name
     STEPS = 16  # for each fact and second: requests that may find their places anew
     FORGET_COMPLETE, FORGET_REST = 600, 3600  # seconds without a sign of life
@@ -2597,7 +2599,7 @@ class Tracker:
         self._late: Set[Conversation] = set()  # those to settle
         self._requests: Dict[str, Request] = {}
         self._told: Dict[Pull, Told] = {}
-        self._reviews: List[Tuple[float, int, Pull]] = []  # a heap
+        self._reviews: List[Tuple[float, int, Told]] = []  # a heap
         self._number = itertools.count()
         self._held = self._manifests_held = self._steps = 0
         self._news: List[Change] = []
@@ -2724,18 +2726,18 @@ class Tracker:
             return
         told = self._told.get(pull)
         if told is None:
-            told = self._told[pull] = Told()
-        self._review_at(pull, told, self.now)
+            told = self._told[pull] = Told(pull)
+        self._review_at(told, self.now)
         if not told.started and pull.is_download and pull.images and (
                 pull.index is None or any(pull.asked.keys() & image.order.keys()
                                           for image in pull.chosen)):
             told.started = True
             self._news.append(Change("started", pull, "running"))
 
-    def _review_at(self, pull: Pull, told: Told, at: float) -> None:
+    def _review_at(self, told: Told, at: float) -> None:
         if at < told.review_at:
             told.review_at = at
-            heapq.heappush(self._reviews, (at, next(self._number), pull))
+            heapq.heappush(self._reviews, (at, next(self._number), told))
 
     # -- changes out
 
@@ -2750,10 +2752,10 @@ class Tracker:
         changes, self._news = self._news, []
         due = []
         while self._reviews and self._reviews[0][0] <= now:
-            at, _, pull = heapq.heappop(self._reviews)
-            if pull in self._told and self._told[pull].review_at == at:
-                self._told[pull].review_at = math.inf
-                due.append(pull)
+            at, _, told = heapq.heappop(self._reviews)
+            if told.pull and told.review_at == at:
+                told.review_at = math.inf
+                due.append(told.pull)
         for pull in sorted(due, key=_start):
             changes += self._news_of(pull, self._told[pull])
         if not self._next_review - 300 <= now < self._next_review or self._too_much(1.1):
@@ -2776,6 +2778,8 @@ class Tracker:
                     self._mark_active(conversation, pull)
                 else:
                     told = self._told.pop(pull, None)
+                    if told:
+                        told.pull = None
                     if told and told.started:
                         self._news.append(Change("withdrawn", pull, told.verdict))
 
@@ -2789,7 +2793,7 @@ class Tracker:
         if now == "running" and told.verdict != "running" and (
                 self.now - pull.last_asked < RESUME_SECONDS):
             # It may yet turn out to be a new pull, of which the event is on its way.
-            return self._review_at(pull, told, self.now + RESUME_SECONDS)
+            return self._review_at(told, self.now + RESUME_SECONDS)
         if now != "running":
             pull.finish(self.now)
         if now != told.verdict:
@@ -2798,8 +2802,8 @@ class Tracker:
         if now == "running":
             moments = [pull.last_seen + pause for pause in (2, COMPLETE_SECONDS, QUIET_SECONDS)]
             at = min([at for at in moments if at > self.now], default=self.now + 5)
-            self._review_at(pull, told, min(max(at, self.now + len(pull.asked) / 200),
-                                            self.now + 5 if pull.open else math.inf))
+            self._review_at(told, min(max(at, self.now + len(pull.asked) / 200),
+                                      self.now + 5 if pull.open else math.inf))
 
     def _too_much(self, share: float) -> bool:
         return (len(self._told) > self.MAX_PULLS * share
@@ -2820,6 +2824,7 @@ class Tracker:
 
     def _forget(self, pull: Pull) -> Change:
         told, conversation = self._told.pop(pull), pull.conversation
+        told.pull = None  # so that nothing holds on to it
         # One that had no time to end is judged as it is now.
         now = self.now if told.verdict != "running" else math.inf
         change = Change("forgotten", pull, verdict(pull, now) if now > self.now else told.verdict)

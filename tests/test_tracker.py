@@ -1,12 +1,14 @@
 """The Tracker: facts of requests in, pulls and their verdicts out, with no I/O and no clock."""
 
 import functools
+import gc
 import itertools
 import json
 import random
 import re
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -874,6 +876,19 @@ def test_what_never_ends_is_bounded(endless, monkeypatch):
     assert len(tracker) < 50 * 1.1 + 101
     assert most < 30 * 2000
     assert time.process_time() - began < 20
+
+
+def test_forgotten_pulls_are_held_by_nothing(monkeypatch):
+    """Not even by a review of them that is due later."""
+    monkeypatch.setattr(listener.Tracker, "MAX_PULLS", 50)
+    tracker, pulls = listener.Tracker(), weakref.WeakSet()
+    for number in range(1000):
+        tracker.tick(START + number * 0.01)
+        tracker.feed(FOO.manifest(START + number * 0.01, IMAGE, "GET", f"tag{number}"))
+        pulls.update(tracker)
+        tracker.tick(START + number * 0.01 + 1.1)
+    gc.collect()
+    assert len(pulls) == len(tracker) < 60
 
 
 def test_limits_take_the_oldest(monkeypatch):
