@@ -3527,8 +3527,12 @@ def _outcome(change: Change, now: float) -> List[str]:
                              (None, None))
         kind = "config" if digest == pull.image_id else "layer"
         return [f"failed: the registry answered {error} for {kind} {short(digest)}  {after}"]
-    if verdict == "unknown":
+    if verdict == "unknown" and sent is None:
         return [verdict, "the registry's log does not tell how much was sent"]
+    if verdict == "unknown":
+        rest = len(set(pull.blobs or ()) - set(blobs))
+        return [verdict, f"{byte_size(sent)} {after}",
+                f"whether the client had the other {count(rest, 'blob')} is not known"]
     return [verdict]
 
 

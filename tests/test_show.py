@@ -175,6 +175,10 @@ def test_lines_of_other_ends():
             in lines(*refused)[1])
     events = [fact for fact in FOO.pull(START, image) if fact.event]
     assert "  unknown  " in lines(*events)[1]
+    some = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config),
+            *FOO.blob(START + 1, image, image.layers[0])]
+    assert "  unknown  1.0 MB after " in lines(*some)[1]
+    assert "whether the client had the other 1 blob is not known" in lines(*some)[1]
     cached = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config)]
     assert "2 layers there already" in lines(*cached)[1]
 
