@@ -1728,8 +1728,7 @@ class Request:
             self.event_at = fact.time if self.event_at is None else self.event_at
         elif fact.ended:
             self.line_ended = fact.time if self.line_ended is None else self.line_ended
-        if not fact.ended and not self.starts_seen:
-            self.starts_seen = True
+        self.starts_seen = self.starts_seen or not fact.ended
         if fact.ended and (self.ended is None or fact.status is not None and self.status is None):
             self.ended, self.ended_stamp = fact.time, fact.stamp
         if fact.status is not None and self.status is None:  # the log may be read twice
@@ -1773,7 +1772,7 @@ class BlobRequests:
     """
 
     __slots__ = ("open", "size", "whole", "parts", "answers", "smallest", "last_end", "overlap",
-                 "in_parts", "unknown", "redirected", "refused", "count")
+                 "in_parts", "unknown", "refused", "count")
 
     def __init__(self, size: Optional[int]) -> None:
         """SIZE, in bytes, is what the manifest says."""
@@ -1787,7 +1786,6 @@ class BlobRequests:
         self.overlap = False  # some of them were sent at once
         self.in_parts = False  # some were for several ranges
         self.unknown = 0  # how many ended with nothing to tell how much they sent
-        self.redirected = False  # the storage sends the bytes
         self.refused: Optional[int] = None  # the last status that refused it
         self.count = 0
 
@@ -1800,11 +1798,8 @@ class BlobRequests:
         status, written = request.status, request.written
         if request.ended is None:
             self.open[request.id] = request
-        elif status is None:
+        elif status is None or 300 <= status < 400:  # redirected: the storage sends the bytes
             self.unknown += 1
-        elif 300 <= status < 400:
-            self.unknown += 1
-            self.redirected = True
         elif status >= 400 and status != 416 and not request.client_left and not (
                 self.size and written >= self.size):
             self.refused = status
@@ -1888,8 +1883,8 @@ class Pull:
     def add(self, request: Request) -> None:
         request.pull = self
         if not self.requests:
-            self.started, self.stamp = request.time, request.stamp
-            self.first_seen, self.user = request.first_seen, request.user
+            self.started, self.stamp, self.user = request.time, request.stamp, request.user
+            self.first_seen = request.first_seen
         self.requests.append(request)
         self._chosen = None
         if request.manifest:
@@ -2777,11 +2772,15 @@ class Tracker:
                 if pull.requests:
                     self._mark_active(conversation, pull)
                 else:
-                    told = self._told.pop(pull, None)
-                    if told:
-                        told.pull = None
-                    if told and told.started:
-                        self._news.append(Change("withdrawn", pull, told.verdict))
+                    self._withdraw(pull)
+
+    def _withdraw(self, pull: Pull) -> None:
+        """PULL is none: its requests are all another's."""
+        told = self._told.pop(pull, None)
+        if told:
+            told.pull = None
+            if told.started:
+                self._news.append(Change("withdrawn", pull, told.verdict))
 
     def _news_of(self, pull: Pull, told: Told) -> Iterator[Change]:
         """What has changed in what can be said of a pull since something was said last."""
