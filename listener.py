@@ -94,36 +94,6 @@ from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, O
 
 # ------------------------------------------------------------------------------------ text and JSON
 
-class Problem(Exception):
-    """What keeps a command from being done, in a line for the person who gave it."""
-
-
-def start(thread: threading.Thread) -> None:
-    """Start a thread; raises Problem if the system has no room for one."""
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise Problem(f"{reason(error)}: this user or container has too many already; end some, or "
-                      "raise the limit (ulimit -u, pids_limit)") from None
-
-
-class SaidOnce:
-    """Something wrong that may last: WARN is told when it begins, and when it is over."""
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn, self._lasts = warn, False
-
-    def begin(self, text: str) -> None:
-        if not self._lasts:
-            self._warn(text)
-        self._lasts = True
-
-    def end(self, text: str = "") -> None:
-        if self._lasts and text:
-            self._warn(text)
-        self._lasts = False
-
-
 MAX_TEXT = 1000  # characters of a name that are remembered
 
 
@@ -159,7 +129,7 @@ def short(digest: Optional[str]) -> str:
     return (digest or "?").rpartition(":")[2][:12]
 
 
-def count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -169,8 +139,8 @@ def clock(at: float, now: float) -> str:
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M:%S", then)
 
 
-def address(name: str, port: int) -> str:
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+def host_with_port(name: str, number: int) -> str:
+    return f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
 
 
 def host(address: str) -> str:
@@ -224,6 +194,36 @@ def _refuse_constant(constant: str) -> None:
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 _decode = _JSON.decode
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+class Problem(Exception):
+    """What keeps a command from being done, in a line for the person who gave it."""
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread; raises Problem if the system has no room for one."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Problem(f"{reason(error)}: this user or container has too many already; end some, or "
+                      "raise the limit (ulimit -u, pids_limit)") from None
+
+
+class SaidOnce:
+    """Something wrong that may last: WARN is told when it begins, and when it is over."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn, self._lasts = warn, False
+
+    def begin(self, text: str) -> None:
+        if not self._lasts:
+            self._warn(text)
+        self._lasts = True
+
+    def end(self, text: str = "") -> None:
+        if self._lasts and text:
+            self._warn(text)
+        self._lasts = False
 
 
 # --------------------------------------------------------------------------------------------- keep
@@ -364,8 +364,8 @@ class LogFile:
                 file.flush()
                 os.fsync(file.fileno())
             os.ftruncate(self._file, end)
-            self._warn(f"{self.path}: its last {count(size - end, 'byte')}, a line that was never "
-                       f"finished nor acknowledged, were moved to {aside}")
+            self._warn(f"{self.path}: its last {counted(size - end, 'byte')}, a line that was "
+                       f"never finished nor acknowledged, were moved to {aside}")
         self._torn = False
 
     @staticmethod
@@ -985,7 +985,7 @@ class Server:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        start(self._thread)
+        start_thread(self._thread)
 
     def stop(self) -> None:
         """Accept nothing more, and return when every complete request is committed."""
@@ -1313,7 +1313,7 @@ class Syslog:
 
     def start(self) -> None:
         for target in (self._receive, self._hand_over):
-            start(threading.Thread(target=target, daemon=True))
+            start_thread(threading.Thread(target=target, daemon=True))
 
     def _receive(self) -> None:
         while True:
@@ -1341,7 +1341,7 @@ class StandardInput:
         self._keep, self._warn = keep, warn
 
     def start(self) -> None:
-        start(threading.Thread(target=self._read, daemon=True))
+        start_thread(threading.Thread(target=self._read, daemon=True))
 
     def _read(self) -> None:
         if sys.stdin is None or sys.stdin.isatty():  # in the background, reading would stop it
@@ -3353,13 +3353,14 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
                   for url, name in zip(urls, map(url_host, urls)) if is_own_host(url)]
     elif not events.pulls:
         found.append(
-            f"{count(events.events, 'event')} arrived, but none of a pull. "
+            f"{counted(events.events, 'event')} arrived, but none of a pull. "
             f"{WHERE}`ignore: actions:` must not list `pull`; or nobody has pulled yet.")
     elif not events.layers and (lines.blobs or not lines.requests):
         found.append(
-            f"{count(events.pulls, 'event')} of pulls arrived, but none of a layer. {WHERE}neither "
-            "`ignoredmediatypes:` nor `ignore: mediatypes:` must list `application/octet-stream`, "
-            "the type of every layer; or whoever pulled had all layers already.")
+            f"{counted(events.pulls, 'event')} of pulls arrived, but none of a layer. {WHERE}"
+            "neither `ignoredmediatypes:` nor `ignore: mediatypes:` must list "
+            "`application/octet-stream`, the type of every layer; or whoever pulled had all layers "
+            "already.")
     if math.isfinite(events.last) and lines.last - events.last > LONG_AGO:
         found.append(
             f"the last event is of {clock(events.last, now)}, but the registry has answered "
@@ -3412,9 +3413,9 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
     if waiting and failed:
         statuses = ", ".join(plain(f"{number} times {status}"[:MAX_URL]) for status, number
                              in itertools.islice(child(counts, "Statuses").items(), MAX_FAULTS))
-        yield (f"{count(waiting, 'event')} wait to be sent to {url}: {count(failed, 'time')} it "
-               f"could not be done{f' ({statuses})' if statuses else ''}. The registry's log says "
-               "why: docker logs REGISTRY 2>&1 | python listener.py check --registry-log -")
+        yield (f"{counted(waiting, 'event')} wait to be sent to {url}: {counted(failed, 'time')} "
+               f"it could not be done{f' ({statuses})' if statuses else ''}. The registry's log "
+               "says why: docker logs REGISTRY 2>&1 | python listener.py check --registry-log -")
     if is_own_host(url) and not counts.get("Successes"):
         yield (f"the registry sends its events to {url}, and none has got there. "
                + OWN_HOST.format(host=url_host(url)))
@@ -3470,10 +3471,10 @@ def event_line(event: dict, now: Optional[float] = None) -> str:
         words = [f"{repository}:{tag}" if tag else f"{repository}@{digest}"]
         references = event_references(target)
         if text_of(target, "mediaType") in INDEX_TYPES:
-            words.append(f"index of {count(len(references), 'manifest')}")
+            words.append(f"index of {counted(len(references), 'manifest')}")
         elif references:
             blobs = {name: size for name, size, _ in references}
-            words += [f"{byte_size(sum(blobs.values()))} in {count(len(blobs) - 1, 'layer')}",
+            words += [f"{byte_size(sum(blobs.values()))} in {counted(len(blobs) - 1, 'layer')}",
                       f"image {short(references[0][0])}"]
         words.append(who(text_of(child(event, "actor"), "name"), host(text_of(request, "addr")),
                          text_of(request, "useragent")))
@@ -3494,7 +3495,7 @@ def pull_line(change: Change, now: float) -> str:
     by = who(pull.user, pull.client, pull.agent)
     image = brief_image(pull)
     if change.what == "started":
-        size = [f"{byte_size(pull.size)} in {count(pull.layers, 'layer')}",
+        size = [f"{byte_size(pull.size)} in {counted(pull.layers, 'layer')}",
                 f"image {short(pull.image_id)}" if pull.image_id else ""] if pull.blobs else []
         words = [f"{clock(pull.started, now)} pull", image, "started", *size, by]
     elif change.what == "resumed":
@@ -3515,7 +3516,7 @@ def _outcome(change: Change, now: float) -> List[str]:
         rest = sum(image.layers for image in pull.chosen) - len(
             [digest for digest in blobs if digest != pull.image_id]) if pull.blobs else 0
         return [verdict, f"{byte_size(sent)} {after}",
-                f"{count(rest, 'layer')} there already" if rest > 0 else ""]
+                f"{counted(rest, 'layer')} there already" if rest > 0 else ""]
     if verdict == "interrupted":
         known = sum(blob.sent or 0 for blob in blobs.values())
         share = f" ({min(99, 100 * known // pull.size)} %)" if pull.size else ""
@@ -3531,7 +3532,7 @@ def _outcome(change: Change, now: float) -> List[str]:
     if verdict == "unknown":
         rest = len(set(pull.blobs or ()) - set(blobs))
         return [verdict, f"{byte_size(sent)} {after}",
-                f"whether the client had the other {count(rest, 'blob')} is not known"]
+                f"whether the client had the other {counted(rest, 'blob')} is not known"]
     return [verdict]
 
 
@@ -4133,7 +4134,7 @@ class Terminal:
     def __init__(self, file: TextIO) -> None:
         self._file, self.inbox = file, Inbox(self.MAX_WAITING)
         self._thread = threading.Thread(target=self._run, daemon=True)
-        start(self._thread)
+        start_thread(self._thread)
 
     def write(self, line: str) -> None:
         self.inbox.put(line, sys.getsizeof(line))
@@ -4153,7 +4154,8 @@ class Terminal:
                 self._write(line)
             if dropped:
                 now = time.time()
-                self._write(f"{clock(now, now)} {count(dropped, 'line')} came too fast to be shown")
+                self._write(f"{clock(now, now)} {counted(dropped, 'line')} came too fast to be "
+                            "shown")
 
     def _write(self, line: str) -> None:
         # Past Python's buffers, which would keep what a full or broken stdout does not take, and
@@ -4201,7 +4203,7 @@ class Console:
         """RECALL is called first, with what is to know of earlier starts; WAKE is called whenever
         `answer` has a new one."""
         self._recall, self._wake = recall, wake
-        start(self._thread)
+        start_thread(self._thread)
 
     # -- for other threads
 
@@ -4270,7 +4272,7 @@ class Console:
                 self._guard(take, what)
             self._guard(self._tick, None)
             if dropped:
-                self.warn(f"{count(dropped, 'message')} came too fast to be followed; the files "
+                self.warn(f"{counted(dropped, 'message')} came too fast to be followed; the files "
                           "have them")
             if not self._inbox:
                 time.sleep(.05)  # to wake once for much, rather than for each
@@ -4480,7 +4482,7 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
                      "registry without one (no docker run -t, no tty: true), or with "
                      "log: formatter: json")
     elif number and not found:
-        notes.append(f"{path}: none of its {count(number, 'line')} tells of a request: is it the "
+        notes.append(f"{path}: none of its {counted(number, 'line')} tells of a request: is it the "
                      "registry's log, with log: level: info?")
 
 
@@ -4670,8 +4672,8 @@ def bind_syslog(name: str, port: int) -> socket.socket:
         datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         datagrams.bind((name, port))
     except (OSError, TypeError, ValueError) as error:
-        raise Problem(f"cannot listen on udp {address(name, port)}: {reason(error)}; stop what "
-                      "listens there, or choose another --syslog-port") from None
+        raise Problem(f"cannot listen on udp {host_with_port(name, port)}: {reason(error)}; stop "
+                      "what listens there, or choose another --syslog-port") from None
     return datagrams
 
 
@@ -4762,7 +4764,7 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         server = Server(options.host, options.port, log.add, commit, pages, console.refused, token,
                         tls)
     except (OSError, TypeError, ValueError) as error:
-        raise Problem(f"cannot listen on {address(options.host, options.port)}: "
+        raise Problem(f"cannot listen on {host_with_port(options.host, options.port)}: "
                       f"{reason(error)}; stop what listens there, or choose another --host or "
                       "--port") from None
 
@@ -4786,7 +4788,7 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         StandardInput(keep_lines, console.warn).start()
     also = (f", the registry's log on {' and '.join(sources)} to {registry_log_path}" if sources
             else "")
-    console.say(f"listening on {scheme}://{address(options.host, server.port)}, writing to "
+    console.say(f"listening on {scheme}://{host_with_port(options.host, server.port)}, writing to "
                 f"{options.log}{also}")
     server.start()
     console.start(past, server.wake)
@@ -4828,7 +4830,7 @@ def files_of(options: argparse.Namespace) -> Tuple[List[str], List[str]]:
     return logs, registry_logs
 
 
-def pulls(options: argparse.Namespace) -> None:
+def list_pulls(options: argparse.Namespace) -> None:
     """Print the pulls in the logs, in the order of their start; raises Problem."""
     logs, registry_logs = files_of(options)
     gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
@@ -4851,7 +4853,7 @@ def pulls(options: argparse.Namespace) -> None:
     for sentence in notes + ([] if options.json else list(caveats.standing())):
         print(f"listener: {sentence}", file=sys.stderr)
     if counts["unreadable"]:
-        print(f"listener: {count(counts['unreadable'], 'line')} could not be read",
+        print(f"listener: {counted(counts['unreadable'], 'line')} could not be read",
               file=sys.stderr)
 
 
@@ -4924,7 +4926,7 @@ def check(options: argparse.Namespace) -> int:
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
     for finding in dict.fromkeys(findings):
         print(f"{plain(finding[:1].upper() + finding[1:])}\n")
-    arrived = f"{count(events.events, 'event') if events.events else 'No event'} arrived"
+    arrived = f"{counted(events.events, 'event') if events.events else 'No event'} arrived"
     if missing:
         arrived += f" ({missing[0]} is not there)"
     if events.events:
@@ -4941,21 +4943,19 @@ def check(options: argparse.Namespace) -> int:
     return 1 if findings else 0
 
 
-def port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError
-    return number
+def port_number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: a number up to 65535")
+    return int(text)
 
 
-def rotation(text: str) -> Rotation:
+def parse_rotation(text: str) -> Rotation:
     """What --rotate says: 1G:9, or 500M, with as many files as usual."""
-    size, _, files = text.partition(":")
-    unit = {"K": 10, "M": 20, "G": 30}.get(size[-1:].upper(), 0)
-    found = Rotation(int(size[:-1] if unit else size) << unit, int(files or 9))
-    if min(found) < 1:
-        raise ValueError
-    return found
+    found = re.fullmatch(r"([1-9]\d{0,15})([KMG]?)(?::([1-9]\d{0,5}))?", text.upper())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is not SIZE[:FILES], such as 500M or 1G:9")
+    size, unit, files = found.groups()
+    return Rotation(int(size) << {"": 0, "K": 10, "M": 20, "G": 30}[unit], int(files or 9))
 
 
 def parse_arguments(arguments: List[str]) -> argparse.Namespace:
@@ -4965,9 +4965,9 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
-    serving.add_argument("--port", type=port, default=8086, help="TCP port (%(default)s)")
+    serving.add_argument("--port", type=port_number, default=8086, help="TCP port (%(default)s)")
     serving.add_argument("--log", default=DEFAULT_LOG, help="file for the events (%(default)s)")
-    serving.add_argument("--syslog-port", type=port, metavar="PORT",
+    serving.add_argument("--syslog-port", type=port_number, metavar="PORT",
                          help="UDP port for the registry's log; kept in registry.log beside --log")
     serving.add_argument("--registry-log", choices=["-"], metavar="-",
                          help="take the registry's log from standard input; kept like syslog's")
@@ -4975,7 +4975,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
                          help="take only requests with the token in FILE in Authorization")
     serving.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate")
     serving.add_argument("--tls-key", metavar="FILE", help="and this key")
-    serving.add_argument("--rotate", type=rotation, metavar="SIZE[:FILES]",
+    serving.add_argument("--rotate", type=parse_rotation, metavar="SIZE[:FILES]",
                          help="begin log.log and registry.log anew before they are larger than "
                          "SIZE (1G, 500M, 10K), and keep FILES (9) of each as log.log.1 and so on")
     serving.add_argument("--quiet", action="store_true", help="no lines for pushes and pulls")
@@ -5017,7 +5017,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:
-        status = {"serve": serve, "pulls": pulls, "check": check}[options.command](options)
+        status = {"serve": serve, "pulls": list_pulls, "check": check}[options.command](options)
         sys.stdout.flush()
     except Problem as problem:
         print("listener:", plain(str(problem)), file=sys.stderr)
