@@ -170,20 +170,35 @@ def seconds(stamp: str) -> float:
     return _minute(minute, zone) + float(second)
 
 
+_DURATION = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|µs|us|ns)")
+_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+
+
+def go_duration(text: str) -> float:
+    """Seconds of a duration as Go writes it: `1m0s`, `500ns`; 0 if it is none."""
+    return sum([float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text[:40])])
+
+
 def child(value: dict, name: str) -> dict:
-    """The object that is a member of an object; an empty one where there is none."""
+    """The object that is a member of an object; an empty one if there is none."""
     found = value.get(name)
     return found if type(found) is dict else {}
 
 
+def array(value: dict, name: str) -> list:
+    """The array that is a member of an object; an empty one if there is none."""
+    found = value.get(name)
+    return found if type(found) is list else []
+
+
 def text_of(value: dict, name: str) -> str:
-    """The string that is a member of an object; "" where there is none."""
+    """The string that is a member of an object; "" if there is none."""
     found = value.get(name)
     return found[:MAX_TEXT] if type(found) is str else ""
 
 
 def amount(value: Any) -> Optional[int]:
-    """A number of bytes, or None where VALUE is none that a registry could count."""
+    """A number of bytes, or None if VALUE is none that a registry could count."""
     return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 
@@ -194,6 +209,12 @@ def _refuse_constant(constant: str) -> None:
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 _decode = _JSON.decode
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def keep_latest(memory: dict, limit: int) -> None:
+    """Forget what was put into MEMORY first, until no more than LIMIT are left."""
+    while len(memory) > limit:
+        del memory[next(iter(memory))]
 
 
 class Problem(Exception):
@@ -1435,12 +1456,10 @@ class Fact(NamedTuple):
 
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
     """Digest, size and media type of what a manifest refers to, by the target of its event."""
-    references = target.get("references")
-    if type(references) is not list:
-        return ()
     return tuple([(text_of(item, "digest"), amount(item.get("size")) or 0,
                    text_of(item, "mediaType"))
-                  for item in references if type(item) is dict and text_of(item, "digest")])
+                  for item in array(target, "references")
+                  if type(item) is dict and text_of(item, "digest")])
 
 
 def is_blob(target: dict) -> bool:
@@ -1499,8 +1518,6 @@ _USUAL_LINE = re.compile(
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
 _LOGFMT = re.compile(r'([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
-_DURATION = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|µs|us|ns)")
-_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
 _CLIENT_LEFT = re.compile("broken pipe|connection reset by peer")
 
 
@@ -1634,8 +1651,7 @@ def _blob_fact(stamp: str, answer: Sequence[Any], **members: Any) -> Fact:
     at = began = seconds(stamp)
     duration, status, written = answer if answer and answer[0] is not None else (None, None, None)
     if duration is not None:
-        for number, unit in _DURATION.findall(duration[:40]):
-            began -= float(number) * _UNITS[unit]
+        began -= go_duration(duration)
         status, written = int(status), amount(int(written))
         if written is None:
             raise ValueError("not a number of bytes")
@@ -2874,7 +2890,7 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 # 2.8.3 and 3.1.2, recorded in tests/registry_logs/: of registry/handlers/app.go when it starts, and
 # of notifications/sinks.go and http.go each time that an event could not be sent.
 
-MAX_FAULTS = 20  # that are remembered
+MAX_FAULTS = 20  # that are remembered; and endpoints of a registry
 MAX_STARTS = 20  # registries, each start one more, whose endpoints are remembered
 MAX_URL = 200  # characters of one that are shown
 LEAST_TIMEOUT = .1  # seconds; below it, a unit is missing
@@ -2891,8 +2907,32 @@ REDIRECTED = (
     "The registry redirects clients to its storage, which sends the bytes, so pulls end as "
     "unknown. To have the registry send and count them, at the price of its bandwidth, write into "
     "its config: storage: {redirect: {disable: true}}")
+CHECK_ITS_LOG = "docker logs REGISTRY 2>&1 | python listener.py check --registry-log -"
 
-CAN_SEND = "the registry can send to"
+
+class Caveats:
+    """What to know of all verdicts, from the pulls that ended: a sentence each."""
+
+    def __init__(self) -> None:
+        self._proxied = self._cut = self._redirected = False
+        self._said: Set[str] = set()
+
+    def learn(self, ended: str, proxied: bool, redirected: bool) -> None:
+        """Take in the verdict on a pull that ENDED, and how it came: by a proxy, redirected."""
+        self._proxied = self._proxied or proxied and ended == "complete"
+        self._cut = self._cut or proxied and ended == "interrupted"
+        self._redirected = self._redirected or redirected and ended == "unknown"
+
+    def standing(self) -> List[str]:
+        return ([THROUGH_PROXY] if self._proxied and not self._cut else []) + (
+            [REDIRECTED] if self._redirected else [])
+
+    def news(self) -> List[str]:
+        """Those that were not told by the last call."""
+        new = [sentence for sentence in self.standing() if sentence not in self._said]
+        self._said.update(new)
+        return new
+
 
 # A map ends where the quoted text does that it stands in: a header's value may have brackets.
 _SECRETS = ((re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
@@ -2932,8 +2972,8 @@ def is_own_host(url: str) -> bool:
 OWN_HOST = ("In a container {host} is that container: in the registry's config.yml, let `url:` "
             "name the listener's, as in `url: http://sts_listener_server:8086/log`, and restart "
             "the registry. If both run without containers, start the listener.")
-CAUSES = (  # what the registry says, in short, and what to do
-    (r"connection refused", "connection refused",
+CAUSES = (  # what the registry says, that in short unless it is short, and what to do
+    (r"connection refused", "",
      "Nothing listens there: start the listener (docker start {host}), or correct the port in "
      "`url:`."),
     (r"no such host|server misbehaving", "no such host",
@@ -2956,41 +2996,38 @@ CAUSES = (  # what the registry says, in short, and what to do
      "what listens there is overloaded."),
     (r"connection reset|\bEOF|malformed HTTP|broken pipe", "the connection was closed",
      "What listens there may speak https: then write https:// in `url:`."),
-    (r"status 40[13]\b", "status {status}",
+    (r"status 40[13]\b.*", "",
      "The token is wrong or missing: give the endpoint `headers: {{Authorization: [Bearer "
      "TOKEN]}}` with the token in the listener's --token-file, and restart the registry."),
-    (r"status 40[45]\b", "status {status}",
+    (r"status 40[45]\b.*", "",
      "What answers there is no listener, which takes a POST to any path: correct host and port in "
      "`url:`."),
-    (r"status 413\b", "status {status}",
+    (r"status 413\b.*", "",
      "The event is too large for what takes it. The listener takes 8 MiB; nginx before it 1 MiB, "
      "unless told `client_max_body_size 8m;`."),
-    (r"status 50[234]\b", "status {status}",
+    (r"status 50[234]\b.*", "",
      "The listener cannot write its log: look what it says, and for a full disk (df -h "
      "listener_log). Or a proxy before it does not reach it."),
-    (r"status 400\b", "status {status}",
+    (r"status 400\b.*", "",
      "It cannot read what is sent: look what the listener says. If it was started with --tls-cert, "
      "write https:// in `url:`."),
-    (r"", "{error}", "Look what listens there, and correct `url:` in the registry's config.yml."))
+    (r".*", "", "Look what listens there, and correct `url:` in the registry's config.yml."))
 
 
 class Fault:
     """Something that keeps events away, as often as a registry's log told of it."""
 
-    def __init__(self, what: str, url: str, sentence: str, over: str) -> None:
+    def __init__(self, what: str, url: str, sentence: str, over: str, sends: bool = False) -> None:
         self.what = what  # in brief
         self.url = url  # of the endpoint, "" if the fault is not one of an endpoint's
-        self.sentence = sentence  # to say when it is first told
+        self.sentence = sentence  # to say when it begins
         self.over = over  # and when it is over
+        self.sends = sends  # the registry tries to send, and cannot
+        self.lasts = False
+        self.recurring = False  # events arrive all the same, from elsewhere
         self.first = self.last = self.mended_at = -math.inf  # seconds since 1970
         self.began = -math.inf  # the first of those times that followed one another closely
         self.times = 0
-        self.recurring = False  # events arrive all the same, from elsewhere
-
-    @property
-    def sends(self) -> bool:
-        """Whether the registry tried to send, and could not."""
-        return self.over.startswith(CAN_SEND)
 
     @property
     def no_event_comes(self) -> bool:
@@ -3010,6 +3047,12 @@ class Fault:
         return (f"{self.sentence} ({self.times} times, from {clock(self.first, now)} to "
                 f"{clock(self.last, now)}.)")
 
+    @property
+    def over_by_start(self) -> str:
+        """What to say if it is over because the registry was started anew."""
+        return "the registry was started anew: " + (
+            f"it sends nothing to {self.url} any more" if self.sends else self.over)
+
 
 class Endpoint(NamedTuple):
     """What the registry's log says of an endpoint when it starts."""
@@ -3025,17 +3068,15 @@ def _shown_url(url: str) -> str:
 
 def _sending_fault(url: str, error: str) -> Fault:
     """What ERROR of a registry that sends to URL means."""
-    url, error = _shown_url(url), plain(mask_secrets(error[:MAX_URL]))
-    status = re.search(r"status (\d{3}[ \w]*?)(?: unaccepted|$)", error)
-    what, remedy = next((what, remedy) for pattern, what, remedy in CAUSES
-                        if re.search(pattern, error))
+    url, error = _shown_url(url), _shown_url(error)
+    said, what, remedy = next((found[0], what, remedy) for found, what, remedy in (
+        (re.search(pattern, error), what, remedy) for pattern, what, remedy in CAUSES) if found)
+    what = what or said.replace(" unaccepted", "")
     if what == "connection refused" and is_own_host(url):
         remedy = OWN_HOST
-    words = {"host": url_host(url) or "LISTENER", "status": status[1] if status else "?",
-             "error": error}
-    what = what.format(**words)
-    return Fault(what, url, f"the registry cannot send to {url}: {what}. {remedy.format(**words)}",
-                 f"{CAN_SEND} {url} again")
+    remedy = remedy.format(host=url_host(url) or "LISTENER")
+    return Fault(what, url, f"the registry cannot send to {url}: {what}. {remedy}",
+                 f"the registry can send to {url} again", sends=True)
 
 
 def _key_fault(key: Optional[str]) -> Fault:
@@ -3067,14 +3108,9 @@ def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
         "it has an endpoint to send events to")
 
 
-def go_duration(text: str) -> float:
-    """Seconds of a duration as Go writes it: `1m0s`, `500ns`."""
-    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text[:40]))
-
-
 _SINK = re.compile(r"httpSink\{(.*?)\}: (.*?)(?:, retrying)?$")
-_ENDPOINT = re.compile(r"configuring endpoint (.*) \((.*)\), timeout=([^,]*),")
-_DISABLED = re.compile(r"endpoint (.*) disabled, skipping$")
+_ENDPOINT = re.compile(r"configuring endpoint (.*) \((.*)\), timeout=([^,]*),"
+                       r"|endpoint (.*) disabled, skipping$")
 _UNTRUSTED = re.compile(r"(?:failed to verify token: )?token signed by untrusted key"
                         r'(?: with ID: "?([^"]*))?')
 
@@ -3083,8 +3119,7 @@ class Trouble:
     """The faults of registries, by their logs: lines in, sentences out. No I/O, and no clock."""
 
     def __init__(self) -> None:
-        self._faults: Dict[Tuple[str, str], Fault] = {}  # those that last, by what and url
-        self._mended: Dict[Tuple[str, str], Fault] = {}
+        self._faults: Dict[Tuple[str, str], Fault] = {}  # by what and url
         self.endpoints: Dict[str, List[Endpoint]] = {}  # by the id of the registry's process
         self._arrived = -math.inf  # when the last event came, in seconds since 1970
         self._latest = 0.0  # time of a line
@@ -3097,28 +3132,30 @@ class Trouble:
 
     @property
     def cannot_send(self) -> bool:
-        return any(fault.sends for fault in self._faults.values())
+        return any(fault.sends for fault in self._lasting())
 
     @property
     def mended(self) -> List[Fault]:
         """The last faults that are over."""
-        return list(self._mended.values())
+        return [fault for fault in self._faults.values() if not fault.lasts]
+
+    def _lasting(self) -> List[Fault]:
+        return [fault for fault in self._faults.values() if fault.lasts]
 
     def standing(self, now: float) -> List[str]:
         """The faults that last, a few sentences each, worst first."""
         return [fault.text(now) for fault
-                in sorted(self._faults.values(), key=lambda fault: not fault.sends)]
+                in sorted(self._lasting(), key=lambda fault: not fault.sends)]
 
     def feed(self, line: str) -> List[str]:
         """What a LINE of a registry's log, as for `log_fields`, tells anew: sentences."""
-        if not (self.concerns(line) or self._faults and (
-                "response completed" in line or "authorized request" in line)):
+        if not self.concerns(line) and not (
+                ("response completed" in line or "authorized request" in line) and self._lasting()):
             return []
         fields = log_fields(line)
-        try:
-            self._latest = at = seconds(_field(fields, "time"))
-        except (ValueError, IndexError):
-            at = self._latest
+        with contextlib.suppress(ValueError, IndexError):
+            self._latest = seconds(_field(fields, "time"))
+        at = self._latest
         return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
                 *self._take(_field(fields, "msg"), fields, at)]
 
@@ -3142,36 +3179,27 @@ class Trouble:
 
     def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
         instance = _field(fields, "instance.id")
-        if message.startswith("retryingsink: error writing event"):
-            found = _SINK.search(_field(fields, "error") or message)
-            return self._note(_sending_fault(*found.groups()), at) if found else []
-        if message.startswith("configuring endpoint"):
-            found = _ENDPOINT.match(message)
-            if found:
-                self._add_endpoint(instance, Endpoint(
-                    plain(found[1]), _shown_url(found[2]), go_duration(found[3])))
-        elif message.startswith("endpoint "):
-            found = _DISABLED.match(message)
-            if found:
-                self._add_endpoint(instance, Endpoint(plain(found[1]), "", 0))
+        endpoint = _ENDPOINT.match(message)
+        if endpoint:
+            name, url, timeout, disabled = endpoint.groups("")
+            self._endpoints_of(instance).append(Endpoint(
+                plain(name or disabled), _shown_url(url), go_duration(timeout)))
         elif message.startswith("listening on") and instance:
             return self._started(instance, at)
-        elif "token signed by untrusted key" in message:
-            found = _UNTRUSTED.match(message)
-            return self._note(_key_fault(found[1]), at) if found else []
+        elif message.startswith("retryingsink: error writing event"):
+            found = _SINK.search(_field(fields, "error") or message)
+            return self._note(_sending_fault(*found.groups()), at) if found else []
         elif message == "authorized request":
             return self._end(at, lambda fault: fault.what == "untrusted key")
+        else:
+            found = _UNTRUSTED.match(message)
+            return self._note(_key_fault(found[1]), at) if found else []
         return []
-
-    def _add_endpoint(self, instance: str, endpoint: Endpoint) -> None:
-        endpoints = self._endpoints_of(instance)
-        if len(endpoints) < MAX_FAULTS:
-            endpoints.append(endpoint)
 
     def _endpoints_of(self, instance: str) -> List[Endpoint]:
         endpoints = self.endpoints.setdefault(instance, [])
-        if len(self.endpoints) > MAX_STARTS:
-            del self.endpoints[next(iter(self.endpoints))]
+        del endpoints[MAX_FAULTS:]
+        keep_latest(self.endpoints, MAX_STARTS)
         return endpoints
 
     def _started(self, instance: str, at: float) -> List[str]:
@@ -3184,100 +3212,77 @@ class Trouble:
                 said += self._note(_timeout_fault(endpoint.url, endpoint.timeout), at)
         return said + self._end(at, lambda fault: fault.last < at and (
             fault.sends and fault.url not in urls or fault.what == "short timeout"
-            or fault.what == "no endpoint" and bool(urls)), "the registry was started anew: ")
+            or fault.what == "no endpoint" and bool(urls)), lambda fault: fault.over_by_start)
 
     def _note(self, fault: Fault, at: float) -> List[str]:
         """The log tells of FAULT, perhaps once more; what is to say of that."""
         key = fault.what, fault.url
-        if key in self._faults:
-            self._faults[key].tell(at)
-            return []
-        fault = self._mended.pop(key, fault)
+        fault = self._faults.get(key, fault)
         fault.tell(at)
-        if fault.no_event_comes and at <= self._arrived and not fault.recurring:
-            self._remember(self._mended, fault)  # an older line comes late: it is over already
+        if fault.lasts:
             return []
-        fault.recurring = at - fault.mended_at < RECURRING_SECONDS
-        self._remember(self._faults, fault)
+        self._faults.pop(key, None)
+        self._faults[key] = fault
+        keep_latest(self._faults, MAX_FAULTS)
+        if fault.no_event_comes and at <= self._arrived and not fault.recurring:
+            return []  # an older line comes late: it is over already
+        fault.lasts, fault.recurring = True, at - fault.mended_at < RECURRING_SECONDS
         return [] if fault.recurring else [fault.sentence]
 
-    @staticmethod
-    def _remember(faults: Dict[Tuple[str, str], Fault], fault: Fault) -> None:
-        faults[fault.what, fault.url] = fault
-        if len(faults) > MAX_FAULTS:
-            del faults[next(iter(faults))]
-
-    def _end(self, at: float, is_over: Callable[[Fault], bool], how: str = "") -> List[str]:
-        """Those faults are over that IS_OVER says; what is to say of that, each thing once."""
-        over = [key for key, fault in self._faults.items() if is_over(fault)]
+    def _end(self, at: float, is_over: Callable[[Fault], bool],
+             say: Callable[[Fault], str] = operator.attrgetter("over")) -> List[str]:
+        """Those faults are over that IS_OVER says; what is to SAY of that, each thing once."""
         said = {}
-        for key in over:
-            fault = self._faults.pop(key)
-            fault.mended_at = at
-            self._remember(self._mended, fault)
+        for fault in filter(is_over, self._lasting()):
+            fault.lasts, fault.mended_at = False, at
             if not fault.recurring:
-                said[how + (fault.over if not how or not fault.sends
-                            else f"it sends nothing to {fault.url} any more")] = None
+                said[say(fault)] = None
         return list(said)
 
 
 class EventCount:
-    """What has arrived, by the lines of log.log.
-
-    Those in the form that registries give them are not taken apart: logs are big.
-    """
+    """What has arrived, by the lines of log.log."""
 
     REMEMBERED = 10_000  # ids, of the last events
     MAX_HOSTS = 10
 
     def __init__(self) -> None:
         self.events = self.pulls = self.layers = self.repeats = 0
-        self.manifests = 0
-        self.references = True  # whether the last manifest's event had them
+        self.without_references = False  # the last manifest's event
         self.hosts: Dict[str, None] = {}
         self.last = -math.inf  # when the last event happened, in seconds since 1970
-        self._ids: Dict[bytes, None] = {}
+        self._ids: Dict[str, None] = {}
 
     def feed(self, line: bytes) -> None:
-        head = _EVENT_HEAD.match(line)
-        if not head:
-            line = self._usual_form(line)
-            head = _EVENT_HEAD.match(line)
-            if not head:
-                return
-        self.events += 1
-        name, stamp = head.groups()
-        with contextlib.suppress(ValueError):
-            self.last = max(self.last, seconds(stamp.decode("ascii", "replace")))
-        self.repeats += name in self._ids
-        self._ids[name] = None
-        if len(self._ids) > self.REMEMBERED:
-            del self._ids[next(iter(self._ids))]
-        manifest = b"/manifests/" in line and any(kind in line for kind in _KNOWN_TYPES)
-        if manifest:
-            self.manifests += 1
-            self.references = b'"references":[' in line
-        if b'"action":"pull"' in line:
-            self.pulls += 1
-            self.layers += not manifest and b"/blobs/" in line
-        host = _EVENT_HOST.search(line)
-        if host and len(self.hosts) < self.MAX_HOSTS:
-            self.hosts[host[1].decode("utf-8", "replace")] = None
-
-    @staticmethod
-    def _usual_form(line: bytes) -> bytes:
-        """An event as a registry would write it; nothing if LINE is none."""
         try:
             event = _decode(line.decode())
-            members = {name: text_of(event, name)[:100] for name in ("id", "timestamp")}
-            return encode_event({**members, **event, **members})
-        except (AttributeError, TypeError, ValueError, RecursionError):
-            return b""
+            name, target = text_of(event, "id")[:200], child(event, "target")
+        except (AttributeError, ValueError, RecursionError):
+            return  # no event
+        self.events += 1
+        with contextlib.suppress(ValueError):
+            self.last = max(self.last, seconds(text_of(event, "timestamp")))
+        self.repeats += name in self._ids
+        self._ids[name] = None
+        keep_latest(self._ids, self.REMEMBERED)
+        if not is_blob(target) and text_of(target, "mediaType") in KNOWN_TYPES:
+            self.without_references = not target.get("references")
+        if event.get("action") == "pull":
+            self.pulls += 1
+            self.layers += is_blob(target)
+        registry = text_of(child(event, "request"), "host")
+        if registry and len(self.hosts) < self.MAX_HOSTS:
+            self.hosts[registry] = None
 
-
-_EVENT_HEAD = re.compile(rb'\{"id":"([^"]{0,200})","timestamp":"([^"]{0,100})"')
-_EVENT_HOST = re.compile(rb'"host":"([^"\\]{1,200})"')
-_KNOWN_TYPES = [kind.encode() for kind in KNOWN_TYPES]
+    def text(self, now: float) -> str:
+        if not self.events:
+            return "No event arrived"
+        arrived = f"{counted(self.events, 'event')} arrived, {self.pulls} of them of pulls"
+        if math.isfinite(self.last):
+            arrived += f", the last at {clock(self.last, now)}"
+        if len(self.hosts) > 1:
+            arrived += f", from {len(self.hosts)} registries ({', '.join(self.hosts)})"
+        return arrived
 
 
 class LineCount:
@@ -3288,7 +3293,7 @@ class LineCount:
     def __init__(self) -> None:
         self.lines = self.requests = self.blobs = 0
         self.redirected = False  # the last answer was a redirection to the storage
-        self.proxied = self.cut = False  # requests came through a proxy; and it showed a cut
+        self.caveats = Caveats()
         self.last = -math.inf  # when the last one was sent whole, in seconds since 1970
         self._sizes: Dict[str, int] = {}  # most bytes sent of each blob
 
@@ -3297,22 +3302,23 @@ class LineCount:
         if "response completed" not in line:
             return
         self.requests += 1
-        fact = None
-        if "/blobs/" in line and "GET" in line:
-            with contextlib.suppress(ValueError):
-                fact = line_fact(line)
-        if not fact or not fact.ended or not fact.status:
-            return
+        with contextlib.suppress(ValueError):
+            fact = line_fact(line)
+            if fact and fact.ended and fact.status:
+                self._take(fact)
+
+    def _take(self, fact: Fact) -> None:
         self.blobs += 1
         self.redirected = 300 <= fact.status < 400
+        if fact.status != 200:
+            return
         size = self._sizes.get(fact.digest, 0)
-        if fact.status == 200:
-            self.proxied = self.proxied or fact.proxied
-            self.cut = self.cut or fact.proxied and (fact.client_left or fact.written < size)
-            if fact.written >= size and not fact.client_left:
-                self.last = max(self.last, fact.time)
-                if size or len(self._sizes) < self.MAX_BLOBS:
-                    self._sizes[fact.digest] = fact.written
+        whole = fact.written >= size and not fact.client_left
+        self.caveats.learn("complete" if whole else "interrupted", fact.proxied, False)
+        if whole:
+            self.last = max(self.last, fact.time)
+            if size or len(self._sizes) < self.MAX_BLOBS:
+                self._sizes[fact.digest] = fact.written
 
 
 def telling_lines(lines: Iterable[str]) -> Iterator[str]:
@@ -3330,63 +3336,95 @@ def telling_lines(lines: Iterable[str]) -> Iterator[str]:
     yield from latest.values()
 
 
-WHERE = "In the registry's config.yml, under `notifications:`, "
+IN_CONFIG = "In the registry's config.yml, under `notifications:`, "
 LONG_AGO = 60  # seconds between an event and what should have made another
 OFTEN = 10  # repeats of an event: with fewer, an answer was lost now and then
 
 
+def _missing_events(events: EventCount, lines: LineCount,
+                    endpoints: Iterable[Endpoint]) -> Iterator[str]:
+    """Which events there should be, and are not; ENDPOINTS are those of a registry's start."""
+    urls = sorted({endpoint.url for endpoint in endpoints if endpoint.url})
+    if events.layers or events.pulls and lines.requests and not lines.blobs:
+        return
+    if events.pulls:
+        yield (f"{counted(events.pulls, 'event')} of pulls arrived, but none of a layer. "
+               f"{IN_CONFIG}neither `ignoredmediatypes:` nor `ignore: mediatypes:` must list "
+               "`application/octet-stream`, the type of every layer; or whoever pulled had all "
+               "layers already.")
+    elif events.events:
+        yield (f"{counted(events.events, 'event')} arrived, but none of a pull. {IN_CONFIG}"
+               "`ignore: actions:` must not list `pull`; or nobody has pulled yet.")
+    elif urls:
+        yield (f"no event has arrived. The registry sends its events to {', '.join(urls)}: that "
+               "must be the listener, by a name that the registry's container can reach. Try it: "
+               "push or pull something, and check again.")
+        for url in filter(is_own_host, urls):
+            yield f"the registry sends its events to {url}. {OWN_HOST.format(host=url_host(url))}"
+    else:
+        yield (f"no event has arrived. {IN_CONFIG}`endpoints:` needs one with `url: "
+               "http://sts_listener_server:8086/log`, and the registry must be restarted after "
+               f"that. Its log says more: {CHECK_ITS_LOG}")
+
+
 def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[Endpoint],
-                     now: float) -> List[str]:
+                     now: float) -> Iterator[str]:
     """What is wrong with what has arrived: EVENTS, beside LINES; worst first."""
-    found = []
-    if not events.events:
-        urls = sorted({endpoint.url for endpoint in endpoints if endpoint.url})
-        found.append(
-            f"no event has arrived. The registry sends its events to {', '.join(urls)}: that must "
-            "be the listener, by a name that the registry's container can reach. Try it: push or "
-            "pull something, and check again." if urls else
-            f"no event has arrived. {WHERE}`endpoints:` needs one with `url: "
-            "http://sts_listener_server:8086/log`, and the registry must be restarted after that. "
-            "Its log says more: docker logs REGISTRY 2>&1 | python listener.py check "
-            "--registry-log -")
-        found += [f"the registry sends its events to {url}. {OWN_HOST.format(host=name)}"
-                  for url, name in zip(urls, map(url_host, urls)) if is_own_host(url)]
-    elif not events.pulls:
-        found.append(
-            f"{counted(events.events, 'event')} arrived, but none of a pull. "
-            f"{WHERE}`ignore: actions:` must not list `pull`; or nobody has pulled yet.")
-    elif not events.layers and (lines.blobs or not lines.requests):
-        found.append(
-            f"{counted(events.pulls, 'event')} of pulls arrived, but none of a layer. {WHERE}"
-            "neither `ignoredmediatypes:` nor `ignore: mediatypes:` must list "
-            "`application/octet-stream`, the type of every layer; or whoever pulled had all layers "
-            "already.")
+    yield from _missing_events(events, lines, endpoints)
     if math.isfinite(events.last) and lines.last - events.last > LONG_AGO:
-        found.append(
-            f"the last event is of {clock(events.last, now)}, but the registry has answered "
-            f"requests since, until {clock(lines.last, now)}: it cannot send, or the listener was "
-            "stopped. Look that it runs (docker ps) and at the other findings.")
-    if events.manifests and not events.references:
-        found.append(
-            "events of manifests come without references, so nobody can tell how big an image is. "
-            f"{WHERE}write `events:` `includereferences: true`, and restart the registry.")
+        yield (f"the last event is of {clock(events.last, now)}, but the registry has answered "
+               f"requests since, until {clock(lines.last, now)}: it cannot send, or the listener "
+               "was stopped. Look that it runs (docker ps) and at the other findings.")
+    if events.without_references:
+        yield ("events of manifests come without references, so nobody can tell how big an image "
+               f"is. {IN_CONFIG}write `events:` `includereferences: true`, and restart the "
+               "registry.")
     if events.repeats >= OFTEN:
-        found.append(
-            f"events came again, {events.repeats} of {events.events}: the registry does not wait "
-            "for the answer. Write `timeout: 1s` for the endpoint: without a unit the number is "
-            "nanoseconds.")
+        yield (f"events came again, {events.repeats} of {events.events}: the registry does not "
+               "wait for the answer. Write `timeout: 1s` for the endpoint: without a unit the "
+               "number is nanoseconds.")
     if not lines.lines:
-        found.append(
-            "no line of the registry's log arrives, so pulls end as unknown: start the listener "
-            "with `--syslog-port 8086`, and the registry's container with `--log-driver syslog "
-            "--log-opt syslog-address=udp://127.0.0.1:8086 --log-opt syslog-format=rfc5424`. For "
-            "what was logged before: docker logs REGISTRY 2>&1 | python listener.py pulls "
-            "--registry-log -")
+        yield ("no line of the registry's log arrives, so pulls end as unknown: start the listener "
+               "with `--syslog-port 8086`, and the registry's container with `--log-driver syslog "
+               "--log-opt syslog-address=udp://127.0.0.1:8086 --log-opt syslog-format=rfc5424`. "
+               "For what was logged before: docker logs REGISTRY 2>&1 | python listener.py pulls "
+               "--registry-log -")
     if lines.redirected:
-        found.append(REDIRECTED)
-    if lines.proxied and not lines.cut:
-        found.append(THROUGH_PROXY)
-    return found
+        yield REDIRECTED
+    yield from lines.caveats.standing()
+
+
+HIDDEN_TYPES = {"application/octet-stream": "layer",
+                **dict.fromkeys(KNOWN_TYPES, "image of that type")}
+HIDDEN_ACTIONS = {"pull": "pull", "push": "push"}
+
+
+def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
+    url, counts = _shown_url(text_of(endpoint, "url")), child(endpoint, "Metrics")
+    waiting, failures, errors = (amount(counts.get(name)) or 0
+                                 for name in ("Pending", "Failures", "Errors"))
+    if waiting and failures + errors:
+        statuses = ", ".join(plain(f"{number} times {status}"[:MAX_URL]) for status, number
+                             in itertools.islice(child(counts, "Statuses").items(), MAX_FAULTS))
+        yield (f"{counted(waiting, 'event')} wait to be sent to {url}: "
+               f"{counted(failures + errors, 'time')} it could not be done"
+               f"{f' ({statuses})' if statuses else ''}. The registry's log says why: "
+               f"{CHECK_ITS_LOG}")
+    if is_own_host(url) and not counts.get("Successes"):
+        yield (f"the registry sends its events to {url}, and none has got there. "
+               + OWN_HOST.format(host=url_host(url)))
+    timeout = (amount(endpoint.get("Timeout")) or 0) / 1e9
+    if 0 < timeout < LEAST_TIMEOUT:
+        yield _timeout_fault(url, timeout).sentence
+    ignored = child(endpoint, "Ignore")
+    for where, hiding, hidden in (
+            ("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes"), HIDDEN_TYPES),
+            ("ignore: mediatypes:", array(ignored, "MediaTypes"), HIDDEN_TYPES),
+            ("ignore: actions:", array(ignored, "Actions"), HIDDEN_ACTIONS)):
+        for name in hidden:
+            if name in hiding:
+                yield (f"the registry hides every {hidden[name]} from {url}: its `{where}` lists "
+                       f"`{name}`. Take that out of its config.yml, and restart it.")
 
 
 def debug_findings(variables: Any) -> List[str]:
@@ -3397,44 +3435,11 @@ def debug_findings(variables: Any) -> List[str]:
     """
     for name in ("registry", "notifications"):
         variables = child(variables, name) if isinstance(variables, dict) else {}
-    endpoints = variables.get("endpoints")
-    endpoints = [item for item in endpoints if isinstance(item, dict)] if (
-        isinstance(endpoints, list)) else []
+    endpoints = [item for item in array(variables, "endpoints") if isinstance(item, dict)]
     if not endpoints:
         return [_endpoint_fault([]).sentence]
     return [finding for endpoint in endpoints[:MAX_FAULTS]
             for finding in _endpoint_findings(endpoint)]
-
-
-def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
-    url, counts = _shown_url(text_of(endpoint, "url")), child(endpoint, "Metrics")
-    waiting, failed = amount(counts.get("Pending")) or 0, sum(
-        amount(counts.get(name)) or 0 for name in ("Failures", "Errors"))
-    if waiting and failed:
-        statuses = ", ".join(plain(f"{number} times {status}"[:MAX_URL]) for status, number
-                             in itertools.islice(child(counts, "Statuses").items(), MAX_FAULTS))
-        yield (f"{counted(waiting, 'event')} wait to be sent to {url}: {counted(failed, 'time')} "
-               f"it could not be done{f' ({statuses})' if statuses else ''}. The registry's log "
-               "says why: docker logs REGISTRY 2>&1 | python listener.py check --registry-log -")
-    if is_own_host(url) and not counts.get("Successes"):
-        yield (f"the registry sends its events to {url}, and none has got there. "
-               + OWN_HOST.format(host=url_host(url)))
-    timeout = (amount(endpoint.get("Timeout")) or 0) / 1e9
-    if 0 < timeout < LEAST_TIMEOUT:
-        yield _timeout_fault(url, timeout).sentence
-    ignored = child(endpoint, "Ignore")
-    for where, kinds in (("ignoredmediatypes:", endpoint.get("IgnoredMediaTypes")),
-                         ("ignore: mediatypes:", ignored.get("MediaTypes"))):
-        for kind in kinds if isinstance(kinds, list) else ():
-            if kind in ("application/octet-stream", *KNOWN_TYPES):
-                what = "layer" if kind == "application/octet-stream" else "image of that type"
-                yield (f"the registry hides every {what} from {url}: its `{where}` lists `{kind}`. "
-                       "Take that out of its config.yml, and restart it.")
-    actions = ignored.get("Actions")
-    for action in actions if isinstance(actions, list) else ():
-        if action in ("pull", "push"):
-            yield (f"the registry hides every {action} from {url}: its `ignore: actions:` lists "
-                   f"`{action}`. Take that out of its config.yml, and restart it.")
 
 
 # --------------------------------------------------------------------------------------------- show
@@ -3614,31 +3619,6 @@ def pull_row(found: Dict[str, Any]) -> str:
         time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
         image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, verdict,
         person if len(person) <= 22 else person[:19] + "...").rstrip()
-
-
-class Caveats:
-    """What to know of all verdicts, from the pulls that ended: a sentence each."""
-
-    def __init__(self) -> None:
-        self._proxied = self._cut = self._redirected = False
-        self._said: Set[str] = set()
-
-    def learn(self, verdict: str, proxied: bool, redirected: bool) -> None:
-        """Take in how a pull ended, and whether it came through a proxy, or was redirected."""
-        self._proxied = self._proxied or proxied and verdict == "complete"
-        self._cut = self._cut or proxied and verdict == "interrupted"
-        self._redirected = self._redirected or redirected and verdict == "unknown"
-
-    def standing(self) -> List[str]:
-        return ([THROUGH_PROXY] if self._proxied and not self._cut else []) + (
-            [REDIRECTED] if self._redirected else [])
-
-    def news(self) -> List[str]:
-        """Those that were not told by the last call."""
-        standing = self.standing()
-        new = [sentence for sentence in standing if sentence not in self._said]
-        self._said.update(new)
-        return new
 
 
 # --------------------------------------------------------------------------------------------- page
@@ -4926,15 +4906,7 @@ def check(options: argparse.Namespace) -> int:
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
     for finding in dict.fromkeys(findings):
         print(f"{plain(finding[:1].upper() + finding[1:])}\n")
-    arrived = f"{counted(events.events, 'event') if events.events else 'No event'} arrived"
-    if missing:
-        arrived += f" ({missing[0]} is not there)"
-    if events.events:
-        arrived += f", {events.pulls} of them of pulls"
-    if math.isfinite(events.last):
-        arrived += f", the last at {clock(events.last, now)}"
-    if len(events.hosts) > 1:
-        arrived += f", from {len(events.hosts)} registries ({', '.join(events.hosts)})"
+    arrived = events.text(now) + (f" ({missing[0]} is not there)" if missing else "")
     if not findings and trouble.mended:
         arrived += "; mended since: " + ", ".join(sorted({fault.what for fault in trouble.mended}))
     print(plain(arrived + "."))
