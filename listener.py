@@ -129,6 +129,13 @@ def short(digest: Optional[str]) -> str:
     return (digest or "?").rpartition(":")[2][:12]
 
 
+def image_name(repository: str, tag: Optional[str], digest: str) -> str:
+    """`repository:tag`, or `repository@digest` if there is no tag."""
+    if tag:
+        return f"{repository}:{tag}"
+    return f"{repository}@{digest}" if digest else repository
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
@@ -3448,12 +3455,29 @@ COLOURS = {"push": "32", "complete": "32", "up to date": "32", "failed": "31", "
            "unknown": "33"}
 
 
-def who(user: Optional[str], client: str, agent: str) -> str:
+def by_whom(user: Optional[str], client: str, agent: str) -> str:
     """`by foo from 172.18.0.1 (docker/20.10.24)`, without what is not known."""
     words = [f"by {user}"] if user else []
     words += [f"from {client}"] if client else []
     words += ["(%s)" % agent.split()[0].partition("+")[0]] if agent.split() else []
     return " ".join(words)
+
+
+def how_big(size: int, layers: int, image_id: Optional[str]) -> List[str]:
+    return [f"{byte_size(size)} in {counted(layers, 'layer')}",
+            f"image {short(image_id)}" if image_id else ""]
+
+
+def percent(part: int, whole: Optional[int]) -> str:
+    """How much PART is of WHOLE, which it is not: never 100 %."""
+    return f"{min(99, 100 * part // whole)} %" if whole else ""
+
+
+def image_blobs(target: dict) -> Dict[str, int]:
+    """Bytes by digest of an image's config and layers, by the target of its manifest's event."""
+    if text_of(target, "mediaType") in INDEX_TYPES:
+        return {}
+    return {digest: size for digest, size, _ in event_references(target)}
 
 
 def event_line(event: dict, now: Optional[float] = None) -> str:
@@ -3462,83 +3486,87 @@ def event_line(event: dict, now: Optional[float] = None) -> str:
     stamp = text_of(event, "timestamp")
     try:
         at = seconds(stamp)
-        at = clock(at, at if now is None else now)
+        when = clock(at, at if now is None else now)
     except (ValueError, OverflowError, OSError):
-        at = stamp[11:19] or "--:--:--"
-    repository, tag = text_of(target, "repository"), text_of(target, "tag")
-    digest = short(text_of(target, "digest"))
+        when = stamp[11:19] or "--:--:--"
+    repository, digest = text_of(target, "repository"), short(text_of(target, "digest"))
     if is_blob(target):
         origin = text_of(target, "fromRepository")
         words = [repository, f"layer {digest}", byte_size(amount(target.get("size"))),
                  f"from {origin}" if origin else "",
                  "asked for" if request.get("method") == "HEAD" else ""]
     else:
-        words = [f"{repository}:{tag}" if tag else f"{repository}@{digest}"]
-        references = event_references(target)
-        if text_of(target, "mediaType") in INDEX_TYPES:
-            words.append(f"index of {counted(len(references), 'manifest')}")
-        elif references:
-            blobs = {name: size for name, size, _ in references}
-            words += [f"{byte_size(sum(blobs.values()))} in {counted(len(blobs) - 1, 'layer')}",
-                      f"image {short(references[0][0])}"]
-        words.append(who(text_of(child(event, "actor"), "name"), host(text_of(request, "addr")),
-                         text_of(request, "useragent")))
+        words, blobs = [image_name(repository, text_of(target, "tag"), digest)], image_blobs(target)
+        if blobs:
+            words += how_big(sum(blobs.values()), len(blobs) - 1, next(iter(blobs)))
+        elif text_of(target, "mediaType") in INDEX_TYPES:
+            words.append(f"index of {counted(len(event_references(target)), 'manifest')}")
+        words.append(by_whom(text_of(child(event, "actor"), "name"), host(text_of(request, "addr")),
+                             text_of(request, "useragent")))
     action = text_of(event, "action") or "?"
-    return plain("  ".join([f"{at} {action:4}"] + [word for word in words if word]))
+    return plain("  ".join([f"{when} {action:4}"] + [word for word in words if word]))
 
 
-def brief_image(pull: Pull) -> str:
-    """The name of a pull's image, its digest cut short."""
-    if pull.manifests and not pull.tag:
-        return f"{pull.repository}@{short(pull.asked_digest)}"
-    return pull.image
+def push_object(event: dict) -> Optional[Dict[str, Any]]:
+    """The push of an image for programs; None if EVENT is something else."""
+    target, request = child(event, "target"), child(event, "request")
+    if event.get("action") != "push" or is_blob(target):
+        return None
+    blobs = image_blobs(target)
+    return {
+        "time": text_of(event, "timestamp"), "registry": text_of(request, "host"),
+        "image": image_name(text_of(target, "repository"), text_of(target, "tag"),
+                            text_of(target, "digest")),
+        "size": sum(blobs.values()) if blobs else None,
+        "layers": len(blobs) - 1 if blobs else None,
+        "client": host(text_of(request, "addr")),
+        "user": text_of(child(event, "actor"), "name") or None,
+        "agent": text_of(request, "useragent")}
+
+
+def _outcome(change: Change, now: float) -> List[str]:
+    """The verdict, and how much, of how much, after how long; no event and no line says that."""
+    pull, blobs = change.pull, change.pull.asked_blobs(now)
+    sent, known = total_sent(blobs), sum(blob.sent or 0 for blob in blobs.values())
+    after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
+    if change.verdict == "complete":
+        rest = pull.layers - len([name for name in blobs if name != pull.image_id]) if (
+            pull.blobs) else 0
+        return ["complete", f"{byte_size(sent)} {after}",
+                f"{counted(rest, 'layer')} there already" if rest > 0 else ""]
+    if change.verdict == "interrupted":
+        share = f" ({percent(known, pull.size)})" if pull.size else ""
+        least = "" if sent is not None else "at least "
+        return ["interrupted",
+                f"{least}{byte_size(known)} of {byte_size(pull.size)}{share} {after}"]
+    if change.verdict == "failed":
+        digest, error = next(((digest, blob.error) for digest, blob in blobs.items() if blob.error),
+                             (None, None))
+        kind = "config" if digest == pull.image_id else "layer"
+        return [f"failed: the registry answered {error} for {kind} {short(digest)}  {after}"]
+    if change.verdict == "unknown" and sent is None:
+        return ["unknown", "the registry's log does not tell how much was sent"]
+    if change.verdict == "unknown":
+        rest = len(set(pull.blobs or ()) - set(blobs))
+        return ["unknown", f"{byte_size(sent)} {after}",
+                f"whether the client had the other {counted(rest, 'blob')} is not known"]
+    return [change.verdict]
 
 
 def pull_line(change: Change, now: float) -> str:
     """What a Change says, for people: a pull starts, goes on after all, or has ended."""
     pull = change.pull
-    by = who(pull.user, pull.client, pull.agent)
-    image = brief_image(pull)
+    digest = short(pull.asked_digest) if pull.manifests else ""
+    image = image_name(pull.repository, pull.tag, digest)
     if change.what == "started":
-        size = [f"{byte_size(pull.size)} in {counted(pull.layers, 'layer')}",
-                f"image {short(pull.image_id)}" if pull.image_id else ""] if pull.blobs else []
-        words = [f"{clock(pull.started, now)} pull", image, "started", *size, by]
+        at, words = pull.started, [image, "started"]
+        words += how_big(pull.size, pull.layers, pull.image_id) if pull.blobs else []
     elif change.what == "resumed":
-        words = [f"{clock(now, now)} pull",
-                 f"{image} of {clock(pull.started, now)} goes on after all", by]
+        at, words = now, [f"{image} of {clock(pull.started, now)} goes on after all"]
     else:
-        words = [f"{clock(pull.end[0], now)} pull", image, *_outcome(change, now), by]
-    return plain("  ".join(word for word in words if word))
-
-
-def _outcome(change: Change, now: float) -> List[str]:
-    """The verdict, and how much, of how much, after how long; no event and no line says that."""
-    pull, verdict = change.pull, change.verdict
-    blobs = pull.asked_blobs(now)
-    sent = total_sent(blobs)
-    after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
-    if verdict == "complete":
-        rest = sum(image.layers for image in pull.chosen) - len(
-            [digest for digest in blobs if digest != pull.image_id]) if pull.blobs else 0
-        return [verdict, f"{byte_size(sent)} {after}",
-                f"{counted(rest, 'layer')} there already" if rest > 0 else ""]
-    if verdict == "interrupted":
-        known = sum(blob.sent or 0 for blob in blobs.values())
-        share = f" ({min(99, 100 * known // pull.size)} %)" if pull.size else ""
-        least = "" if sent is not None else "at least "
-        return [verdict, f"{least}{byte_size(known)} of {byte_size(pull.size)}{share} {after}"]
-    if verdict == "failed":
-        digest, error = next(((digest, blob.error) for digest, blob in blobs.items() if blob.error),
-                             (None, None))
-        kind = "config" if digest == pull.image_id else "layer"
-        return [f"failed: the registry answered {error} for {kind} {short(digest)}  {after}"]
-    if verdict == "unknown" and sent is None:
-        return [verdict, "the registry's log does not tell how much was sent"]
-    if verdict == "unknown":
-        rest = len(set(pull.blobs or ()) - set(blobs))
-        return [verdict, f"{byte_size(sent)} {after}",
-                f"whether the client had the other {counted(rest, 'blob')} is not known"]
-    return [verdict]
+        at, words = pull.end[0], [image, *_outcome(change, now)]
+    words.append(by_whom(pull.user, pull.client, pull.agent))
+    return plain("  ".join([f"{clock(at, now)} pull", *filter(None, words)]))
 
 
 def cut_layers(pull: Pull, now: float) -> List[str]:
@@ -3602,13 +3630,11 @@ ROW_TITLES = ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO")
 
 def pull_row(found: Dict[str, Any]) -> str:
     """An object of `pull_objects` for people: a row of at most 100 columns."""
-    sent, size, verdict = found["sent"], found["size"], found["verdict"]
-    if sent is None or verdict == "unknown":
+    sent, size, ended = found["sent"], found["size"], found["verdict"]
+    if sent is None or ended == "unknown":
         share = "?"
-    elif verdict == "complete":
-        share = "100 %"
     else:
-        share = f"{min(99, 100 * sent // size)} %" if size else ""
+        share = "100 %" if ended == "complete" else percent(sent, size)
     image = found["image"]
     if not found["tag"]:
         name, at, digest = image.partition("@")
@@ -3617,7 +3643,7 @@ def pull_row(found: Dict[str, Any]) -> str:
     person = plain(f"{found['user']}@{found['client']}" if found["user"] else found["client"])
     return ROW.format(
         time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
-        image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, verdict,
+        image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, ended,
         person if len(person) <= 22 else person[:19] + "...").rstrip()
 
 
@@ -3826,10 +3852,9 @@ watch();
 EVENT_ACTIONS = "pull", "push", "mount", "delete", "other"
 VERDICTS = "complete", "up to date", "interrupted", "failed", "unknown"
 STATUSES = 200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503
-MAX_ENDED, MAX_PUSHES, MAX_REFUSALS = 100, 50, 10  # on the page
+MAX_ENDED, MAX_PUSHES = 100, 50  # on the page
 MAX_SHOWN_BLOBS = 128  # of a pull; docker makes no image of more layers
 MAX_SHOWN_TEXT = 400  # characters of a name; no registry takes a longer one
-REFUSAL_SECONDS = 3600  # for which a refusal is on the page
 
 
 def page_headers() -> Dict[str, str]:
@@ -3851,7 +3876,7 @@ def page(path: str) -> Answer:
     if path == "/":
         return Answer(200, PAGE.encode(), "text/html", page_headers())
     return Answer(404, b"nothing is here: POST notifications, or GET /, /pulls, /metrics or "
-                  b"/healthz\n", "text/plain", {})
+                  b"/healthz\n")
 
 
 def rfc3339(at: float) -> Optional[str]:
@@ -3859,24 +3884,6 @@ def rfc3339(at: float) -> Optional[str]:
     if not at:
         return None
     return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def push_object(event: dict) -> Optional[Dict[str, Any]]:
-    """The push of an image for programs; None if EVENT is something else."""
-    target, request = child(event, "target"), child(event, "request")
-    if event.get("action") != "push" or is_blob(target):
-        return None
-    repository, tag = text_of(target, "repository"), text_of(target, "tag")
-    blobs = {digest: size for digest, size, _ in event_references(target)}
-    image = bool(blobs) and text_of(target, "mediaType") not in INDEX_TYPES
-    return {
-        "time": text_of(event, "timestamp"), "registry": text_of(request, "host"),
-        "image": f"{repository}:{tag}" if tag else f"{repository}@{text_of(target, 'digest')}",
-        "size": sum(blobs.values()) if image else None,
-        "layers": len(blobs) - 1 if image else None,
-        "client": host(text_of(request, "addr")),
-        "user": text_of(child(event, "actor"), "name") or None,
-        "agent": text_of(request, "useragent")}
 
 
 def running_object(pull: Pull, now: float) -> Dict[str, Any]:
@@ -3894,7 +3901,7 @@ def _shown(found: Dict[str, Any]) -> str:
                        for name, value in found.items()})
 
 
-def _array(texts: Iterable[str], limit: int) -> str:
+def _json_array(texts: Iterable[str], limit: int) -> str:
     """A JSON array of the first of some JSON TEXTS: as many as LIMIT bytes hold."""
     taken = []
     for text in texts:
@@ -3906,19 +3913,18 @@ def _array(texts: Iterable[str], limit: int) -> str:
 
 
 class Board:
-    """What the page shows: the newest pulls, pushes and refusals, bounded in number and bytes."""
+    """What the page shows: the newest pulls and pushes, bounded in number and bytes."""
 
     def __init__(self) -> None:
         self.running: Dict[Pull, None] = {}  # in the order of their start
         # Rows of start, verdict, pull and JSON text, which stays when the Tracker has forgotten it.
         self._ended: collections.deque = collections.deque(maxlen=MAX_ENDED)
         self._pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)  # JSON texts
-        self._refusals: Dict[Tuple[int, str, str], Tuple[float, int]] = {}  # last time, how often
         self.caveats = Caveats()
 
     def change(self, change: Change, now: float) -> None:
         """Take in what the Tracker tells NOW."""
-        what, pull, verdict = change
+        what, pull, judged = change
         if what in ("started", "resumed"):
             self.running[pull] = None
         else:
@@ -3929,8 +3935,8 @@ class Board:
         elif row:
             self._ended.remove(row)
         if what == "ended":
-            self._ended.append([pull.started, verdict, pull, ""])
-            self.caveats.learn(verdict, pull.proxied, pull.redirected)
+            self._ended.append([pull.started, judged, pull, ""])
+            self.caveats.learn(judged, pull.proxied, pull.redirected)
 
     def push(self, event: dict) -> None:
         """Take in an EVENT, which need not be a push."""
@@ -3938,38 +3944,23 @@ class Board:
         if found:
             self._pushes.append(_shown(found))
 
-    def refuse(self, status: int, client: str, why: str, now: float) -> None:
-        key = status, client, why[:MAX_SHOWN_TEXT]
-        _, times = self._refusals.pop(key, (now, 0))
-        self._refusals[key] = now, times + 1
-        if len(self._refusals) > MAX_REFUSALS:
-            del self._refusals[next(iter(self._refusals))]
-
-    def _refusal_notices(self, now: float) -> Iterator[str]:
-        for (status, client, why), (at, times) in reversed(self._refusals.items()):
-            if now - at < REFUSAL_SECONDS:
-                yield (f"{clock(at, now)} {client} was refused"
-                       + (f" with {status}" if status else "") + f": {why}"
-                       + (f" ({times} times)" if times > 1 else ""))
-
-    def data(self, now: float, facts: Dict[str, Any], notices: List[str]) -> bytes:
-        """The JSON of GET /pulls: FACTS about the listener, and what people should know.
+    def data(self, now: float, about: Dict[str, Any], notices: List[str]) -> bytes:
+        """The JSON of GET /pulls: what it says ABOUT the listener, and what people should know.
 
         Its other members: `running`, the newest of `running_count` pulls, as `pulls --json` has
         them, with an array `blobs`: config and layers in their order, each with `state` (whole,
         open, cut, refused, unknown; null: not asked for), `sent` and `size` in bytes; `pulls`, the
         last that ended; `pushes`; and `notices`, an array of sentences. All newest first.
         """
-        head = json.dumps({**facts, "running_count": len(self.running)})
-        sentences = (json.dumps(text[:MAX_TEXT])
-                     for text in itertools.chain(notices, self._refusal_notices(now)))
-        ended = (text or _shown(pull_object(pull, now, verdict)) for _, verdict, pull, text
+        head = json.dumps({**about, "running_count": len(self.running)})
+        sentences = (json.dumps(text[:MAX_TEXT]) for text in notices)
+        ended = (text or _shown(pull_object(pull, now, judged)) for _, judged, pull, text
                  in sorted(self._ended, key=operator.itemgetter(0), reverse=True))
         running = (_shown(running_object(pull, now)) for pull in reversed(self.running))
-        return (f'{head[:-1]}, "notices": {_array(sentences, 20_000)}, '
-                f'"running": {_array(running, 60_000)}, '
-                f'"pulls": {_array(ended, 90_000)}, '
-                f'"pushes": {_array(reversed(self._pushes), 20_000)}}}\n').encode()
+        return (f'{head[:-1]}, "notices": {_json_array(sentences, 20_000)}, '
+                f'"running": {_json_array(running, 60_000)}, '
+                f'"pulls": {_json_array(ended, 90_000)}, '
+                f'"pushes": {_json_array(reversed(self._pushes), 20_000)}}}\n').encode()
 
 
 class Histogram:
@@ -3987,6 +3978,34 @@ class Histogram:
         return [*((f'_bucket{{le="{bound}"}}', number)
                   for bound, number in zip((*self._bounds, "+Inf"), sums)),
                 ("_sum", self._sum), ("_count", sums[-1])]
+
+
+def metric_family(name: str, kind: str, about: str, value: Any, label: str = "") -> str:
+    """A metric in Prometheus' text format, version 0.0.4; VALUE may be a dict by its LABEL.
+
+    https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    samples = [("", value)]
+    if isinstance(value, dict):
+        samples = [(f'{{{label}="{key}"}}', number) for key, number in value.items()]
+    elif isinstance(value, Histogram):
+        samples = value.samples()
+    return "".join([f"# HELP {name} {about}\n# TYPE {name} {kind}\n",
+                    *(f"{name}{suffix} {number}\n" for suffix, number in samples)])
+
+
+def process_metrics(started: float) -> str:
+    """What Prometheus' own clients tell of a process, as far as this system gives it."""
+    found = [("cpu_seconds_total", "counter", "CPU time.", time.process_time()),
+             ("start_time_seconds", "gauge", "When it started.", started),
+             ("max_fds", "gauge", "How many files it may have open.",
+              resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
+        pages = [int(number) * resource.getpagesize() for number in file.read().split()]
+        found += [("virtual_memory_bytes", "gauge", "Virtual memory.", pages[0]),
+                  ("resident_memory_bytes", "gauge", "Resident memory.", pages[1]),
+                  ("open_fds", "gauge", "Files that are open.", len(os.listdir("/proc/self/fd")))]
+    return "".join(metric_family(f"process_{name}", *rest) for name, *rest in found)
 
 
 class Metrics:
@@ -4065,43 +4084,16 @@ class Metrics:
             if change.verdict == "complete":
                 self.pull_duration_seconds.add(max(0, change.pull.end[0] - change.pull.started))
 
-    def text(self) -> str:
-        """All of it in Prometheus' text format, version 0.0.4.
-
-        https://prometheus.io/docs/instrumenting/exposition_formats/
-        """
-        lines = []
-        for title, kind, about in self.FAMILIES:
-            member, _, label = title[:-1].partition("{") if "{" in title else (title, "", "")
-            name, value = f"registry_listener_{member}", getattr(self, member)
-            if isinstance(value, dict):
-                samples = [(f'{{{label}="{key}"}}', number) for key, number in value.items()]
-            else:
-                samples = value.samples() if isinstance(value, Histogram) else [("", value)]
-            lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}",
-                      *(f"{name}{suffix} {number}" for suffix, number in samples)]
-        return "\n".join(lines) + "\n"
-
     def answer(self, answered: Dict[int, int]) -> Answer:
         """ANSWERED: how many requests were, by status."""
         self.http_requests_total.update(answered)
-        return Answer(200, (self.text() + process_metrics(self.started)).encode(),
-                      "text/plain; version=0.0.4", {})
-
-
-def process_metrics(started: float) -> str:
-    """What Prometheus' own clients tell of a process, as far as this system gives it."""
-    found = [("cpu_seconds_total", "counter", "CPU time.", time.process_time()),
-             ("start_time_seconds", "gauge", "When it started.", started),
-             ("max_fds", "gauge", "How many files it may have open.",
-              resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
-        pages = [int(number) * resource.getpagesize() for number in file.read().split()]
-        found += [("virtual_memory_bytes", "gauge", "Virtual memory.", pages[0]),
-                  ("resident_memory_bytes", "gauge", "Resident memory.", pages[1]),
-                  ("open_fds", "gauge", "Files that are open.", len(os.listdir("/proc/self/fd")))]
-    return "".join(f"# HELP process_{name} {about}\n# TYPE process_{name} {kind}\n"
-                   f"process_{name} {value}\n" for name, kind, about, value in found)
+        families = []
+        for title, kind, about in self.FAMILIES:
+            name, _, label = title.rstrip("}").partition("{")
+            families.append(metric_family(f"registry_listener_{name}", kind, about,
+                                          getattr(self, name), label))
+        return Answer(200, ("".join(families) + process_metrics(self.started)).encode(),
+                      "text/plain; version=0.0.4")
 
 
 # ------------------------------------------------------------------------------------------ console
@@ -4150,6 +4142,48 @@ class Terminal:
                 time.sleep(.2)  # a file on a disk that is full, and may have room again
 
 
+class Refusals:
+    """Refused requests: a few lines a second for the console, the last ones for the page."""
+
+    SAID = 3  # per second, client and status
+    CLIENTS = 10  # of whose refusals something is said in a second
+    SHOWN = 10
+    SHOWN_SECONDS = 3600
+
+    def __init__(self) -> None:
+        self._last: Dict[Tuple[str, str], Tuple[float, int]] = {}  # time of the last; how many
+        self._second: collections.Counter = collections.Counter()  # those of this second
+        self._unsaid: collections.Counter = collections.Counter()  # of them
+
+    def add(self, who: str, why: str, now: float) -> List[str]:
+        """WHO was refused, and WHY; what is to say of that at once."""
+        key = who, why[:MAX_SHOWN_TEXT]
+        _, times = self._last.pop(key, (now, 0))
+        self._last[key] = now, times + 1
+        keep_latest(self._last, self.SHOWN)
+        self._second[who] += 1
+        if self._second[who] <= self.SAID and len(self._second) <= self.CLIENTS:
+            return [f"{who}: {why}"]
+        self._unsaid[who] += 1
+        return []
+
+    def sum_up(self) -> List[str]:
+        """The second is over; how many of it were not said."""
+        unsaid = self._unsaid.most_common()
+        lines = [f"{who}: and {number} more" for who, number in unsaid[:self.CLIENTS]]
+        others = sum(number for _, number in unsaid[self.CLIENTS:])
+        lines += [f"others were refused: {others} more"] if others else []
+        self._second.clear()
+        self._unsaid.clear()
+        return lines
+
+    def notices(self, now: float) -> List[str]:
+        """The last ones, newest first."""
+        return [f"{clock(at, now)} {who}: {why}" + (f" ({times} times)" if times > 1 else "")
+                for (who, why), (at, times) in reversed(list(self._last.items()))
+                if now - at < self.SHOWN_SECONDS]
+
+
 class Console:
     """The one thread that owns the live Tracker: it follows the pulls, says and shows them.
 
@@ -4158,19 +4192,16 @@ class Console:
     """
 
     MAX_WAITING = 16 << 20  # bytes
-    MAX_REFUSALS = 3  # that are said per second, client and status
-    MAX_REFUSED = 10  # clients whose refusals are said in a second
 
     def __init__(self, options: argparse.Namespace, metrics: Metrics) -> None:
         self._options, self._metrics = options, metrics
         self._tracker, self._trouble, self._board = Tracker(), Trouble(), Board()
-        self._inbox = Inbox(self.MAX_WAITING)
+        self._refusals = Refusals()
+        self._inbox = Inbox(self.MAX_WAITING)  # of functions to call; None is the last
         self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
         metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
         self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)  # when it was made
         self._asked = False  # for a newer one
-        self._refusals: collections.Counter = collections.Counter()  # of this second
-        self._unsaid: collections.Counter = collections.Counter()  # of them
         self._next_second = 0.0
         self._last_error = ""  # that was said
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -4178,11 +4209,10 @@ class Console:
         self._wall_offset = time.time() - time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self, recall: Callable[[Tracker, Trouble, Board, Metrics], None],
-              wake: Callable[[], None]) -> None:
-        """RECALL is called first, with what is to know of earlier starts; WAKE is called whenever
-        `answer` has a new one."""
-        self._recall, self._wake = recall, wake
+    def start(self, remember: Callable[[Tracker, Trouble, Board, Metrics], None]) -> None:
+        """Begin with REMEMBER, which tells what is to know of earlier starts."""
+        self._put(remember, self._tracker, self._trouble, self._board, self._metrics, size=0)
+        self._put(lambda: self._explain(self._trouble.standing(self._now())), size=0)
         start_thread(self._thread)
 
     # -- for other threads
@@ -4190,34 +4220,40 @@ class Console:
     def events(self, lines: Iterable[bytes]) -> None:
         """Follow and show events: LINES of the log."""
         for line in lines:
-            self._inbox.put((self._take_event, line), sys.getsizeof(line))
+            self._put(self._take_event, line, size=sys.getsizeof(line))
 
     def lines(self, lines: Iterable[str]) -> None:
         """Follow LINES of the registry's log."""
         for line in lines:
-            self._inbox.put((self._take_line, line), sys.getsizeof(line))
+            self._put(self._take_line, line, size=sys.getsizeof(line))
 
     def refused(self, status: int, client: str, why: str) -> None:
         """A request of CLIENT was refused with STATUS; 0: without an answer."""
-        self._inbox.put((self._take_refusal, (status, client, why)), 500 + len(why))
+        who = f"{client} was refused" + (f" with {status}" if status else "")
+        self._put(self._take_refusal, who, why, size=500 + len(why))
+
+    def _put(self, *work: Any, size: int) -> None:
+        self._inbox.put(functools.partial(*work), size)
 
     def say(self, line: str) -> None:
+        """Tell LINE to the person at the terminal, on stdout."""
         self._out.write(f"{self._clock()} {line}")
 
-    def warn(self, message: str) -> None:
-        """Tell MESSAGE to the person at the terminal, on stderr."""
-        self._err.write(f"{self._clock()} {plain(message[:MAX_TEXT])}")
+    def warn(self, *messages: str) -> None:
+        """Tell MESSAGES to the person at the terminal, on stderr."""
+        for message in messages:
+            self._err.write(f"{self._clock()} {plain(message[:MAX_TEXT])}")
 
-    def answer(self, since: float, known: str) -> Optional[Answer]:
+    def answer(self, since: float, known: str, wake: Callable[[], None]) -> Optional[Answer]:
         """The data of the page, as of SINCE (time.monotonic()) or later; None: it is being made.
 
-        KNOWN is the ETag of what the client has already.
+        KNOWN is the ETag of what the client has already. WAKE is called when it has been made.
         """
         made, answer = self._snapshot
         if made < since:
             if not self._asked:
                 self._asked = True
-                self._inbox.put((self._make_snapshot, None), 0)
+                self._put(self._make_snapshot, wake, size=0)
             return None
         if answer.headers["ETag"] in known:
             return answer._replace(status=304, body=b"")
@@ -4226,7 +4262,7 @@ class Console:
     def stop(self, timeout: float) -> bool:
         """Show what waits, for up to TIMEOUT seconds; whether all was shown."""
         if self._thread.is_alive():
-            self._inbox.put((None, None), 0)
+            self._inbox.put(None, 0)
             self._thread.join(timeout)
         shown = [terminal.stop(timeout) for terminal in (self._out, self._err)]
         return all(shown) and not self._thread.is_alive()
@@ -4241,36 +4277,33 @@ class Console:
         return clock(now, now)
 
     def _run(self) -> None:
-        self._guard(lambda _: self._recall(self._tracker, self._trouble, self._board,
-                                           self._metrics), None)
-        self._explain(self._trouble.standing(self._now()))
         while True:
-            work, dropped = self._inbox.take(1)
-            for take, what in work:
-                if take is None:
-                    return self._sum_up_refusals()
-                self._guard(take, what)
-            self._guard(self._tick, None)
+            works, dropped = self._inbox.take(1)
+            for work in works:
+                if work is None:
+                    return self.warn(*self._refusals.sum_up())
+                self._guard(work)
+            self._guard(self._tick)
             if dropped:
                 self.warn(f"{counted(dropped, 'message')} came too fast to be followed; the files "
                           "have them")
             if not self._inbox:
                 time.sleep(.05)  # to wake once for much, rather than for each
 
-    def _guard(self, take: Callable[[Any], None], what: Any) -> None:
+    def _guard(self, work: Callable[[], None]) -> None:
         try:
-            take(what)
+            work()
         except Exception as error:  # errors in display must not stop the log
             if repr(error) != self._last_error:
                 self.warn(f"internal error, something is not shown: {error!r}")
             self._last_error = repr(error)
 
-    def _tick(self, _: Any) -> None:
+    def _tick(self) -> None:
         now = self._now()
         self._tell(self._tracker.tick(now))
         if now >= self._next_second:
             self._next_second = now + 1
-            self._sum_up_refusals()
+            self.warn(*self._refusals.sum_up())
         self._metrics.pulls_running = len(self._board.running)
 
     def _take_event(self, line: bytes) -> None:
@@ -4278,20 +4311,22 @@ class Console:
         event = _decode(line.decode())
         self._board.push(event)
         action = text_of(event, "action")
-        if not self._options.quiet and (self._options.verbose or action != "pull"):
-            self._say(event_line(event, self._now()), action)
+        if self._options.verbose or action != "pull":
+            self._show(event_line(event, self._now()), action)
         self._follow(event_fact(event))
-
-    def _explain(self, sentences: List[str]) -> None:
-        """Say what keeps events away, or no longer does."""
-        for sentence in sentences:
-            self.warn(sentence)
-        self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
 
     def _take_line(self, line: str) -> None:
         self._explain(self._trouble.feed(line))
         with contextlib.suppress(ValueError):
             self._follow(line_fact(line))
+
+    def _take_refusal(self, who: str, why: str) -> None:
+        self.warn(*self._refusals.add(who, why, self._now()))
+
+    def _explain(self, sentences: List[str]) -> None:
+        """Say what keeps events away, or no longer does."""
+        self.warn(*sentences)
+        self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
 
     def _follow(self, fact: Optional[Fact]) -> None:
         if fact:
@@ -4303,46 +4338,24 @@ class Console:
         for change in changes:
             self._board.change(change, now)
             self._metrics.change(change, now)
-            if change.what in ("forgotten", "withdrawn"):
-                continue
-            ended = change.what == "ended"
-            self._say(pull_line(change, now), change.verdict if ended else "")
-            if ended:
+            if change.what in ("started", "resumed"):
+                self._show(pull_line(change, now), "")
+            elif change.what == "ended":
+                self._show(pull_line(change, now), change.verdict)
                 for line in cut_layers(change.pull, now) if self._options.verbose else ():
-                    self._say(line, "interrupted")
+                    self._show(line, "interrupted")
                 with contextlib.suppress(OSError):  # so that a restart does not say it again
                     os.utime(self._options.log, (now, now))
                 for sentence in self._board.caveats.news():
-                    self._say(f"{self._clock()} {sentence}", "")
+                    self._show(f"{self._clock()} {sentence}", "")
 
-    def _say(self, line: str, kind: str) -> None:
-        if self._options.quiet:
-            return
+    def _show(self, line: str, kind: str) -> None:
         if self._colour and kind in COLOURS:
             line = f"\033[{COLOURS[kind]}m{line}\033[0m"
-        self._out.write(line)
+        if not self._options.quiet:
+            self._out.write(line)
 
-    def _take_refusal(self, refusal: Tuple[int, str, str]) -> None:
-        status, client, why = refusal
-        self._board.refuse(status, client, why, self._now())
-        key = client + (f" was refused with {status}" if status else " was refused")
-        self._refusals[key] += 1
-        if self._refusals[key] <= self.MAX_REFUSALS and len(self._refusals) <= self.MAX_REFUSED:
-            self.warn(f"{key}: {why}")
-        else:
-            self._unsaid[key] += 1
-
-    def _sum_up_refusals(self) -> None:
-        """Say how many were not said."""
-        for key, number in self._unsaid.most_common(self.MAX_REFUSED):
-            self.warn(f"{key}: and {number} more")
-            del self._unsaid[key]
-        if self._unsaid:
-            self.warn(f"others were refused: {sum(self._unsaid.values())} more")
-        self._refusals.clear()
-        self._unsaid.clear()
-
-    def _make_snapshot(self, _: Any) -> None:
+    def _make_snapshot(self, wake: Callable[[], None]) -> None:
         self._asked, made = False, time.monotonic()
         metrics = self._metrics
         body = self._board.data(self._now(), {
@@ -4354,23 +4367,22 @@ class Console:
         etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
         self._snapshot = made, Answer(200, body, "application/json", {
             "ETag": etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"})
-        self._wake()
+        wake()
 
     def _notices(self) -> List[str]:
         """What is wrong now: a sentence each, for the page."""
-        metrics, notices = self._metrics, self._trouble.standing(self._now())
-        if metrics.write_error:
-            notices.insert(0, f"{metrics.write_error}. Registries are told to send again until it "
-                           "can be written.")
+        metrics, now = self._metrics, self._now()
+        notices = [f"{metrics.write_error}. Registries are told to send again until it can be "
+                   "written."] if metrics.write_error else []
+        notices += self._trouble.standing(now)
         if metrics.last_event_timestamp_seconds and (
                 not metrics.last_registry_log_line_timestamp_seconds):
-            notices.append(
-                "No line of the registry's log arrives, so pulls end as unknown: "
-                + ("start the listener with --syslog-port or --registry-log -"
-                   if self._options.syslog_port is None else
-                   "let the registry's logging driver send it to the listener's --syslog-port")
-                + ".")
-        return notices + self._board.caveats.standing()
+            how = "start the listener with --syslog-port or --registry-log -" if (
+                self._options.syslog_port is None) else (
+                "let the registry's logging driver send it to the listener's --syslog-port")
+            notices.append("No line of the registry's log arrives, so pulls end as unknown: "
+                           f"{how}.")
+        return notices + self._board.caveats.standing() + self._refusals.notices(now)
 
 
 # ----------------------------------------------------------------------------------- read the files
@@ -4735,7 +4747,8 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         if path == "/healthz":
             return health(log)
         if path == "/pulls":
-            return console.answer(request.arrived, request.headers.get("If-None-Match", ""))
+            return console.answer(request.arrived, request.headers.get("If-None-Match", ""),
+                                  server.wake)
         if path == "/metrics":
             return metrics.answer(server.answered)
         return page(path)
@@ -4756,6 +4769,7 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
         files = filter(None, (options.token_file, options.tls_cert, options.tls_key))
         console.say(f"read again: {', '.join(files) or 'nothing: no --token-file, no --tls-cert'}")
 
+    console.start(past)
     scheme = "https" if options.tls_cert else "http"
     sources = []
     if datagrams:
@@ -4771,7 +4785,6 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
     console.say(f"listening on {scheme}://{host_with_port(options.host, server.port)}, writing to "
                 f"{options.log}{also}")
     server.start()
-    console.start(past, server.wake)
     while True:
         if select.select([wakeup], [], [], 1)[0]:
             if set(os.read(wakeup, 100)) != {signal.SIGHUP}:
