@@ -228,6 +228,15 @@ class Problem(Exception):
     """What keeps a command from being done, in a line for the person who gave it."""
 
 
+@contextlib.contextmanager
+def cannot(what: str, remedy: str = "") -> Iterator[None]:
+    """Raises Problem if the system does not let the body do WHAT."""
+    try:
+        yield
+    except (OSError, TypeError, ValueError) as error:
+        raise Problem(f"cannot {what}: {reason(error)}{remedy}") from None
+
+
 def start_thread(thread: threading.Thread) -> None:
     """Start a thread; raises Problem if the system has no room for one."""
     try:
@@ -3127,7 +3136,7 @@ class Trouble:
 
     def __init__(self) -> None:
         self._faults: Dict[Tuple[str, str], Fault] = {}  # by what and url
-        self.endpoints: Dict[str, List[Endpoint]] = {}  # by the id of the registry's process
+        self._endpoints: Dict[str, List[Endpoint]] = {}  # by the id of the registry's process
         self._arrived = -math.inf  # when the last event came, in seconds since 1970
         self._latest = 0.0  # time of a line
 
@@ -3142,9 +3151,14 @@ class Trouble:
         return any(fault.sends for fault in self._lasting())
 
     @property
-    def mended(self) -> List[Fault]:
-        """The last faults that are over."""
-        return [fault for fault in self._faults.values() if not fault.lasts]
+    def mended(self) -> List[str]:
+        """The last faults that are over, in brief."""
+        return sorted({fault.what for fault in self._faults.values() if not fault.lasts})
+
+    @property
+    def latest_endpoints(self) -> List[Endpoint]:
+        """Those of the registry that has started last."""
+        return next(reversed(self._endpoints.values()), [])
 
     def _lasting(self) -> List[Fault]:
         return [fault for fault in self._faults.values() if fault.lasts]
@@ -3204,9 +3218,9 @@ class Trouble:
         return []
 
     def _endpoints_of(self, instance: str) -> List[Endpoint]:
-        endpoints = self.endpoints.setdefault(instance, [])
+        endpoints = self._endpoints.setdefault(instance, [])
         del endpoints[MAX_FAULTS:]
-        keep_latest(self.endpoints, MAX_STARTS)
+        keep_latest(self._endpoints, MAX_STARTS)
         return endpoints
 
     def _started(self, instance: str, at: float) -> List[str]:
@@ -4649,34 +4663,19 @@ def line_time(line: str) -> Optional[float]:
 
 def open_log(kind: Callable, path: str, warn: Callable[[str], None],
              rotation: Optional[Rotation]) -> Any:
-    try:
-        return kind(path, warn, rotation)
-    except BlockingIOError:
-        raise Problem(f"{path} is written by another listener: stop that one, or choose another "
-                      "--log") from None
-    except OSError as error:
-        raise Problem(f"cannot write {path}: {reason(error)}") from None
-
-
-def bind_syslog(name: str, port: int) -> socket.socket:
-    datagrams = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        datagrams.bind((name, port))
-    except (OSError, TypeError, ValueError) as error:
-        raise Problem(f"cannot listen on udp {host_with_port(name, port)}: {reason(error)}; stop "
-                      "what listens there, or choose another --syslog-port") from None
-    return datagrams
+    with cannot(f"write {path}"):
+        try:
+            return kind(path, warn, rotation)
+        except BlockingIOError:
+            raise Problem(f"{path} is written by another listener: stop that one, or choose "
+                          "another --log") from None
 
 
 def read_token(path: Optional[str]) -> Optional[bytes]:
     if path is None:
         return None
-    try:
-        with open(path, "rb") as file:
-            token = file.read().strip()
-    except OSError as error:
-        raise Problem(f"cannot read the token in {path}: {reason(error)}") from None
+    with cannot(f"read the token in {path}"), open(path, "rb") as file:
+        token = file.read().strip()
     if not token:
         raise Problem(f"no token in {path}: write one into it")
     return token
@@ -4686,42 +4685,100 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
     if not options.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
+    with cannot(f"use certificate {options.tls_cert} with key {options.tls_key}"):
         context.load_cert_chain(options.tls_cert, options.tls_key)
-    except OSError as error:  # ssl.SSLError is one
-        raise Problem(f"cannot use certificate {options.tls_cert} with key {options.tls_key}: "
-                      f"{reason(error)}") from None
     return context
 
 
-def health(log: EventLog) -> Answer:
-    status, found = 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
-    if log.error:
-        status, found = 503, {"status": "failing", "error": str(log.error)}
-    return Answer(status, json.dumps(found).encode() + b"\n", "application/json", {})
+OCCUPIED = "; stop what listens there, or choose another "
 
 
-def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wakeup: int) -> None:
-    """Keep what comes, and hand it to CONSOLE, until WAKEUP tells of a signal to end.
+class LineIntake:
+    """The registry's log: from where --syslog-port and --registry-log say, to registry.log."""
 
-    From WAKEUP come the numbers of signals. SIGHUP lets it read the token and certificate again.
-    """
-    token, tls = read_token(options.token_file), read_tls(options)
-    registry_log_path = registry_log_beside(options.log)
-    past = functools.partial(recall, options.log, end_of(options.log), end_of(registry_log_path))
-    log = open_log(EventLog, options.log, console.warn, options.rotate)
-    registry_log = datagrams = repeats = None
-    if options.syslog_port is not None or options.registry_log:
-        registry_log = open_log(RegistryLog, registry_log_path, console.warn,
-                                options.rotate)
-        keeping = threading.Lock()  # lines may come from two threads
-    if options.syslog_port is not None:
-        datagrams = bind_syslog(options.host, options.syslog_port)
-    if options.registry_log:
-        repeats = Repeats(registry_log_path)
+    def __init__(self, options: argparse.Namespace, console: Console, metrics: Metrics) -> None:
+        """Open the file and the socket; raises Problem."""
+        self._console, self._metrics = console, metrics
+        self.path = registry_log_beside(options.log)
+        self._log = open_log(RegistryLog, self.path, console.warn, options.rotate)
+        self._repeats: Optional[Repeats] = None
+        self._lock = threading.Lock()  # lines may come from two threads
+        self._sources: Dict[str, Any] = {}
+        if options.syslog_port is not None:
+            family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+            datagrams = socket.socket(family, socket.SOCK_DGRAM)
+            datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+            place = options.host, options.syslog_port
+            with cannot(f"listen on udp {host_with_port(*place)}", f"{OCCUPIED}--syslog-port"):
+                datagrams.bind(place)
+            syslog = Syslog(datagrams, self._keep, console.warn)
+            metrics.inboxes.append(syslog.inbox)
+            self._sources[f"udp port {datagrams.getsockname()[1]}"] = syslog
+        if options.registry_log:
+            self._repeats = Repeats(self.path)
+            self._sources["standard input"] = StandardInput(self._keep, console.warn)
 
-    def commit() -> None:
-        began = time.monotonic()
+    def text(self) -> str:
+        return f"the registry's log on {' and '.join(self._sources)} to {self.path}"
+
+    def start(self) -> None:
+        for source in self._sources.values():
+            source.start()
+
+    def sync(self) -> None:
+        self._log.sync()
+
+    def _keep(self, lines: List[str]) -> None:
+        lines = [mask_secrets(line) for line in lines]
+        with self._lock:
+            if self._repeats:
+                lines = [line for line in lines if self._repeats.is_new(line)]
+            if not lines:
+                return
+            self._log.append(lines)
+        self._metrics.last_registry_log_line_timestamp_seconds = time.time()
+        self._console.lines(lines)
+
+
+class Service:
+    """What `serve` does: what comes is kept, counted, and handed to the console."""
+
+    def __init__(self, options: argparse.Namespace, console: Console, metrics: Metrics) -> None:
+        """Open files and sockets; raises Problem."""
+        self._options, self._console, self._metrics = options, console, metrics
+        token, tls = read_token(options.token_file), read_tls(options)
+        self._remember = functools.partial(recall, options.log, end_of(options.log),
+                                           end_of(registry_log_beside(options.log)))
+        self._log = open_log(EventLog, options.log, console.warn, options.rotate)
+        self._lines = LineIntake(options, console, metrics) if (
+            options.syslog_port is not None or options.registry_log) else None
+        with cannot(f"listen on {host_with_port(options.host, options.port)}",
+                    f"{OCCUPIED}--host or --port"):
+            self._server = Server(options.host, options.port, self._log.add, self._commit,
+                                  self._answer, console.refused, token, tls)
+
+    def run(self, wakeup: int) -> None:
+        """Serve until WAKEUP, from which the numbers of signals come, tells of one to end."""
+        self._console.start(self._remember)
+        if self._lines:
+            self._lines.start()
+        options, scheme = self._options, "https" if self._options.tls_cert else "http"
+        self._console.say(
+            f"listening on {scheme}://{host_with_port(options.host, self._server.port)}, writing "
+            f"to {options.log}" + (f", {self._lines.text()}" if self._lines else ""))
+        self._server.start()
+        while True:
+            if select.select([wakeup], [], [], 1)[0]:
+                if set(os.read(wakeup, 100)) != {signal.SIGHUP}:
+                    break
+                self._reload()
+            if self._lines:
+                self._lines.sync()
+        self._server.stop()
+        self._log.close()
+
+    def _commit(self) -> None:
+        log, metrics, began = self._log, self._metrics, time.monotonic()
         try:
             fresh = log.commit()
             metrics.commit_duration_seconds.add(time.monotonic() - began)
@@ -4729,75 +4786,40 @@ def listen(options: argparse.Namespace, console: Console, metrics: Metrics, wake
             metrics.write_error, metrics.write_failing = log.error, int(log.error is not None)
             metrics.duplicate_events_total = log.duplicates
         metrics.events([event for event, _ in fresh], time.time())
-        console.events([line for _, line in fresh])
+        self._console.events([line for _, line in fresh])
 
-    def keep_lines(lines: List[str]) -> None:
-        lines = [mask_secrets(line) for line in lines]
-        with keeping:
-            if repeats:
-                lines = [line for line in lines if repeats.is_new(line)]
-            if not lines:
-                return
-            registry_log.append(lines)
-        metrics.last_registry_log_line_timestamp_seconds = time.time()
-        console.lines(lines)
-
-    def pages(request: Handler) -> Optional[Answer]:
+    def _answer(self, request: Handler) -> Optional[Answer]:
+        """The Answer to a GET or HEAD; None: it is being made."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
-            return health(log)
+            return self._health()
         if path == "/pulls":
-            return console.answer(request.arrived, request.headers.get("If-None-Match", ""),
-                                  server.wake)
+            return self._console.answer(
+                request.arrived, request.headers.get("If-None-Match", ""), self._server.wake)
         if path == "/metrics":
-            return metrics.answer(server.answered)
+            return self._metrics.answer(self._server.answered)
         return page(path)
 
-    try:
-        server = Server(options.host, options.port, log.add, commit, pages, console.refused, token,
-                        tls)
-    except (OSError, TypeError, ValueError) as error:
-        raise Problem(f"cannot listen on {host_with_port(options.host, options.port)}: "
-                      f"{reason(error)}; stop what listens there, or choose another --host or "
-                      "--port") from None
+    def _health(self) -> Answer:
+        log = self._log
+        status, found = 200, {"status": "ok", "events": log.written, "duplicates": log.duplicates}
+        if log.error:
+            status, found = 503, {"status": "failing", "error": str(log.error)}
+        return Answer(status, json.dumps(found).encode() + b"\n", "application/json")
 
-    def reload() -> None:
+    def _reload(self) -> None:
+        """Read the token and the certificate again."""
+        options = self._options
         try:
-            server.token, server.tls = read_token(options.token_file), read_tls(options)
+            self._server.token, self._server.tls = read_token(options.token_file), read_tls(options)
         except Problem as problem:
-            return console.warn(f"{problem}; what was read before stays in use")
-        files = filter(None, (options.token_file, options.tls_cert, options.tls_key))
-        console.say(f"read again: {', '.join(files) or 'nothing: no --token-file, no --tls-cert'}")
-
-    console.start(past)
-    scheme = "https" if options.tls_cert else "http"
-    sources = []
-    if datagrams:
-        sources.append(f"udp port {datagrams.getsockname()[1]}")
-        syslog = Syslog(datagrams, keep_lines, console.warn)
-        metrics.inboxes.append(syslog.inbox)
-        syslog.start()
-    if options.registry_log:
-        sources.append("standard input")
-        StandardInput(keep_lines, console.warn).start()
-    also = (f", the registry's log on {' and '.join(sources)} to {registry_log_path}" if sources
-            else "")
-    console.say(f"listening on {scheme}://{host_with_port(options.host, server.port)}, writing to "
-                f"{options.log}{also}")
-    server.start()
-    while True:
-        if select.select([wakeup], [], [], 1)[0]:
-            if set(os.read(wakeup, 100)) != {signal.SIGHUP}:
-                break
-            reload()
-        if registry_log:
-            registry_log.sync()
-    server.stop()
-    log.close()
+            return self._console.warn(f"{problem}; what was read before stays in use")
+        files = ", ".join(filter(None, (options.token_file, options.tls_cert, options.tls_key)))
+        self._console.say(f"read again: {files or 'nothing: no --token-file, no --tls-cert'}")
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Listen until SIGTERM or SIGINT; raises Problem where that cannot begin."""
+    """Listen until SIGTERM or SIGINT; raises Problem if that cannot begin."""
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)
     signal.set_wakeup_fd(signalled)
@@ -4807,7 +4829,7 @@ def serve(options: argparse.Namespace) -> None:
     metrics = Metrics(time.time())
     console = Console(options, metrics)
     try:
-        listen(options, console, metrics, wakeup)
+        Service(options, console, metrics).run(wakeup)
     except Problem:
         console.stop(.5)  # what it was told before is said first
         raise
@@ -4874,7 +4896,7 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
 
     LINES counts what they have; NOTES gets a sentence for each that tells of no request.
     """
-    def counted(path: str) -> Iterator[str]:
+    def texts(path: str) -> Iterator[str]:
         for line in lines_with_a_request(path, notes):
             text = mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n"))
             if text:
@@ -4883,7 +4905,7 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
 
     def timed(path: str) -> Iterator[Tuple[float, str]]:
         at = 0.0
-        for text in telling_lines(counted(path)):
+        for text in telling_lines(texts(path)):
             at = max(at, line_time(text) or at)
             yield at, text
 
@@ -4898,15 +4920,13 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
 def check(options: argparse.Namespace) -> int:
     """Print why nothing arrives, or that all is well; the exit status: 1 if something is wrong."""
     logs, registry_logs = files_of(options)
-    events, lines, now = EventCount(), LineCount(), time.time()
     missing = [path for path in logs if not options.logs and not os.path.exists(path)]
-    for path in logs:
-        for line in read_lines(path) if path not in missing else ():
-            events.feed(line)
+    events, lines, now = EventCount(), LineCount(), time.time()
+    for line in itertools.chain.from_iterable(map(read_lines, logs if not missing else ())):
+        events.feed(line)
     notes: List[str] = []
     trouble = read_trouble(registry_logs, lines, notes)
     trouble.delivered(events.last)
-    endpoints = list(trouble.endpoints.values())[-1:]
     problem, debug = None, []
     if options.registry:
         try:
@@ -4915,13 +4935,13 @@ def check(options: argparse.Namespace) -> int:
             problem = error
     findings = [*trouble.standing(now), *debug]
     if events.events or not trouble.cannot_send:
-        findings += arrival_findings(events, lines, itertools.chain(*endpoints), now)
+        findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
     for finding in dict.fromkeys(findings):
         print(f"{plain(finding[:1].upper() + finding[1:])}\n")
     arrived = events.text(now) + (f" ({missing[0]} is not there)" if missing else "")
     if not findings and trouble.mended:
-        arrived += "; mended since: " + ", ".join(sorted({fault.what for fault in trouble.mended}))
+        arrived += f"; mended since: {', '.join(trouble.mended)}"
     print(plain(arrived + "."))
     if problem:
         raise problem
@@ -4943,11 +4963,7 @@ def parse_rotation(text: str) -> Rotation:
     return Rotation(int(size) << {"": 0, "K": 10, "M": 20, "G": 30}[unit], int(files or 9))
 
 
-def parse_arguments(arguments: List[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
-        "say what is being pulled. Without a command it serves.")
-    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
+def _add_serve(commands: Any) -> argparse.ArgumentParser:
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
     serving.add_argument("--port", type=port_number, default=8086, help="TCP port (%(default)s)")
@@ -4966,6 +4982,15 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     serving.add_argument("--quiet", action="store_true", help="no lines for pushes and pulls")
     serving.add_argument("--verbose", action="store_true",
                          help="a line per event of a pull too, and the layers that were cut")
+    return serving
+
+
+def parse_arguments(arguments: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
+        "say what is being pulled. Without a command it serves.")
+    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
+    serving = _add_serve(commands)
     reading = commands.add_parser("pulls", help="list the pulls in the logs, and how they ended")
     checking = commands.add_parser("check", help="say why nothing arrives, and what to do")
     for command in (reading, checking):
@@ -5004,19 +5029,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         status = {"serve": serve, "pulls": list_pulls, "check": check}[options.command](options)
         sys.stdout.flush()
+        return status or 0
     except Problem as problem:
         print("listener:", plain(str(problem)), file=sys.stderr)
         return 1
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            print("listener: cannot write what was asked for:", reason(error), file=sys.stderr)
-            return 1
+        if isinstance(error, BrokenPipeError):
+            return 0  # `| head` has seen enough
+        print("listener: cannot write what was asked for:", reason(error), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
-    else:
-        return status or 0
-    return 0
 
 
 if __name__ == "__main__":
