@@ -6,41 +6,58 @@ push, pull, mount or delete. The registry's own log lines come as well, as syslo
 (--syslog-port) or on standard input (--registry-log -). What goes out: log.log (every event, a JSON
 line each), registry.log (the registry's log lines), on the console a line per layer and image that
 is pushed, and two per pull: when it starts and how it ended; and to those who ask with GET a page
-of that, and metrics.
-
-The parts stand in the order in which data flows, and each knows nothing of the others' insides:
-
-  keep         LogFile           whole lines in one file, through rotation and full disks.
-               EventLog          each event once, on the disk before its sender hears 200.
-               RegistryLog       the registry's own log lines.
-  receive      Handler           the bytes of a request in, those of its answer out. No I/O.
-               Server            one thread with all the sockets: what has come whole is committed
-                                 together, with one fsync, and answered.
-               Inbox             what waits for a thread, bounded by bytes.
-               read_syslog, Syslog, StandardInput
-                                 datagrams in, lines of text out.
-  understand   event_fact, line_fact
-                                 an event or a log line in, what it says of one request out: a Fact.
-               Tracker           Facts in, in any order; Pulls and their verdicts out. No I/O and no
-                                 clock: `tick(now)` tells it the time.
-  explain      Trouble           lines of the registry's log in, why its events do not arrive out.
-                                 No I/O and no clock.
-               EventCount, LineCount
-                                 what has arrived, and what should have.
-  show         functions         events and Pulls in, text for people or JSON for programs out.
-  page         PAGE, Board       what a browser gets, and what it shows: JSON for programs, too.
-               Metrics           what Prometheus gets.
-  console      Terminal          lines out, whoever reads them.
-               Console           the one thread that feeds the live Tracker, Trouble, the Board and
-                                 the Terminals.
-  command line serve, pulls, check
-                                 join the parts: `serve` on the network, the others over files.
-
-`serve` and `pulls` use the same Tracker, so a pull gets the same verdict live and from the files.
+of that, and metrics. The commands `pulls` and `check` read such files.
 
 Why two inputs: an event says which image and how big, at the start of a pull, but looks the same
 whether a layer's bytes arrived or the user pressed Ctrl-C. The registry's log says of each request
 how many bytes were written. Joined by the request's id they answer the question.
+
+The parts, in the order in which they stand; each knows nothing of the others' insides:
+
+  text and JSON  functions         times, sizes and names as text; JSON of any shape.
+                 Problem, cannot   what keeps a command from being done, in a line.
+                 SaidOnce          a fault that lasts, said once.
+  keep           LogFile           whole lines in one file, through rotation and full disks.
+                 EventLog          each event once, on the disk before its sender hears 200.
+                 RegistryLog       the registry's own log lines.
+  receive        Handler           the bytes of a request in, those of its answer out. No I/O.
+                 Server            one thread with all the sockets (each a Connection): what has
+                                   come whole is committed together, with one fsync, and answered.
+                 Inbox             what waits for a thread, bounded by bytes.
+                 Syslog, StandardInput
+                                   the registry's log lines in, each kind in threads of its own.
+  understand     event_fact, line_fact
+                                   an event or a log line in, a Fact out: what it says of one
+                                   request.
+                 Request, Pull     what Facts add up to, of one request and of one download;
+                                   `verdict` is a function of a Pull and the time.
+                 Conversation      one agent's requests for one repository: which Pull each is of.
+                 Registry, Engine  what a verdict depends on besides: restarts of the registry, and
+                                   what else the client fetches.
+                 Tracker           Facts in, in any order; Changes of Pulls out. No I/O and no
+                                   clock: `tick(now)` tells it the time.
+  explain        Trouble           lines of the registry's log in, why its events do not arrive
+                                   out. No I/O and no clock.
+                 EventCount, LineCount
+                                   what has arrived, and what should have: for `check`.
+                 Caveats           what makes all verdicts doubtful.
+  show           functions         events and Pulls in, text for people or JSON for programs out.
+  page           PAGE, Board       what a browser gets, and what it shows: JSON for programs, too.
+                 Metrics           what Prometheus gets.
+  console        Terminal          lines out, whoever reads them.
+                 Refusals          who was refused: a few lines of many.
+                 Console           the one thread that feeds the live Tracker, Trouble, the Board
+                                   and the Terminals.
+  read the files read_all, recall  files in, Facts out: for `pulls`, and at a start of `serve`.
+                 Repeats           lines of the registry's log that came before.
+  command line   Service           joins the parts for `serve`.
+                 list_pulls, check the other commands.
+
+How they meet in `serve`: the Server's thread commits envelopes to the EventLog and puts what is new
+into the Console's Inbox; the threads of Syslog and StandardInput do so with lines and RegistryLog.
+All else is done by the Console's thread, so that what is kept never waits for what is shown. A GET
+is answered with what that thread has made. `pulls` uses the same Tracker, so a pull gets the same
+verdict live and from the files.
 
 Needs Python 3.9 or later on a POSIX system, and nothing else.
 """
