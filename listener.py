@@ -2922,15 +2922,24 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 # Why nothing arrives, by what the registry's own log says. The words are those of distribution
 # 2.8.3 and 3.1.2, recorded in tests/registry_logs/: of registry/handlers/app.go when it starts, and
 # of notifications/sinks.go and http.go each time that an event could not be sent.
+#
+# A registry tells of some faults again and again, of others when it starts. A fault is over
+#   if it cannot send     when an event arrives, when it starts without that endpoint, or when it
+#                         has not told of the fault for MENDED_SECONDS;
+#   if it has no endpoint when an event arrives, or when it starts with one;
+#   if a timeout is short when it starts and does not tell of it again;
+#   if it trusts no key   when it authorizes a request.
+# The event may have come from another registry: a fault that comes back within RECURRING_SECONDS
+# was not over. From then on no event ends it, and nothing more is said of it.
 
-MAX_FAULTS = 20  # that are remembered; and endpoints of a registry
-MAX_STARTS = 20  # registries, each start one more, whose endpoints are remembered
-MAX_URL = 200  # characters of one that are shown
-LEAST_TIMEOUT = .1  # seconds; below it, a unit is missing
-MENDED_SECONDS = 300  # in which the registry would have tried again: its backoff is seconds
-RETRY_SECONDS = 15  # in which it does, usually
+MAX_FAULTS = 20  # remembered; also endpoints of a registry
+MAX_STARTS = 20  # of registries, whose endpoints are remembered
+MAX_URL = 200  # characters shown of a url
+LEAST_TIMEOUT = .1  # seconds; a smaller one lacks its unit
+MENDED_SECONDS = 300  # the registry would have tried again: its backoff is seconds
+RETRY_SECONDS = 15  # usual time between two of its attempts
 SAME_EVENT_SECONDS = .05  # from an event to the line that it could not be sent
-RECURRING_SECONDS = 10  # a fault that comes back within was not over
+RECURRING_SECONDS = 10
 
 THROUGH_PROXY = (
     "Pulls come through a proxy, and no interrupted one was seen through it: if it buffers, an "
@@ -2944,14 +2953,14 @@ CHECK_ITS_LOG = "docker logs REGISTRY 2>&1 | python listener.py check --registry
 
 
 class Caveats:
-    """What to know of all verdicts, from the pulls that ended: a sentence each."""
+    """What makes all verdicts doubtful, by the pulls that have ended: a sentence each."""
 
     def __init__(self) -> None:
         self._proxied = self._cut = self._redirected = False
         self._said: Set[str] = set()
 
     def learn(self, ended: str, proxied: bool, redirected: bool) -> None:
-        """Take in the verdict on a pull that ENDED, and how it came: by a proxy, redirected."""
+        """A pull has ENDED with that verdict; it came through a proxy, or was redirected."""
         self._proxied = self._proxied or proxied and ended == "complete"
         self._cut = self._cut or proxied and ended == "interrupted"
         self._redirected = self._redirected or redirected and ended == "unknown"
@@ -2961,13 +2970,13 @@ class Caveats:
             [REDIRECTED] if self._redirected else [])
 
     def news(self) -> List[str]:
-        """Those that were not told by the last call."""
+        """The sentences that no earlier call has returned."""
         new = [sentence for sentence in self.standing() if sentence not in self._said]
         self._said.update(new)
         return new
 
 
-# A map ends where the quoted text does that it stands in: a header's value may have brackets.
+# A header's value may have brackets: its map ends with the quoted text around it.
 _SECRETS = ((re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
              r"\1***]"),
             (re.compile(r'(headers(\\*")\s*:\s*)\{(?!\}).*?(?:\]\s*\}|$)', re.IGNORECASE),
@@ -2979,7 +2988,7 @@ _SECRETS = ((re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re
 
 
 def mask_secrets(line: str) -> str:
-    """LINE with *** in place of tokens, passwords and the headers that a registry sends."""
+    """LINE with *** in place of tokens, passwords and the headers of an endpoint."""
     lower = line.lower()
     if "headers" in lower or "bearer" in lower or "authorization" in lower or (
             "@" in lower and "://" in lower):
@@ -2997,7 +3006,7 @@ def url_host(url: str) -> str:
 
 
 def is_own_host(url: str) -> bool:
-    """Whether URL leads to the very machine, or container, of the one that sends there."""
+    """Whether URL leads to the sender's own machine or container."""
     name = url_host(url)
     return name in ("localhost", "0.0.0.0", "::", "::1") or name.startswith("127.")
 
@@ -3005,7 +3014,7 @@ def is_own_host(url: str) -> bool:
 OWN_HOST = ("In a container {host} is that container: in the registry's config.yml, let `url:` "
             "name the listener's, as in `url: http://sts_listener_server:8086/log`, and restart "
             "the registry. If both run without containers, start the listener.")
-CAUSES = (  # what the registry says, that in short unless it is short, and what to do
+CAUSES = (  # the registry's words, a name if those are none, and what to do
     (r"connection refused", "",
      "Nothing listens there: start the listener (docker start {host}), or correct the port in "
      "`url:`."),
@@ -3048,26 +3057,26 @@ CAUSES = (  # what the registry says, that in short unless it is short, and what
 
 
 class Fault:
-    """Something that keeps events away, as often as a registry's log told of it."""
+    """Something that keeps events away, and how often the registry's log has told of it."""
 
-    def __init__(self, what: str, url: str, sentence: str, over: str, sends: bool = False) -> None:
-        self.what = what  # in brief
-        self.url = url  # of the endpoint, "" if the fault is not one of an endpoint's
+    def __init__(self, name: str, url: str, sentence: str, over: str, sends: bool = False) -> None:
+        self.name = name
+        self.url = url  # of the endpoint, if it is about one
         self.sentence = sentence  # to say when it begins
-        self.over = over  # and when it is over
+        self.over = over  # to say when it is over
         self.sends = sends  # the registry tries to send, and cannot
         self.lasts = False
-        self.recurring = False  # events arrive all the same, from elsewhere
+        self.recurring = False
         self.first = self.last = self.mended_at = -math.inf  # seconds since 1970
-        self.began = -math.inf  # the first of those times that followed one another closely
+        self.began = -math.inf  # the first time of those with no gap up to the last
         self.times = 0
 
     @property
-    def no_event_comes(self) -> bool:
-        """Whether an event that comes shows that it is over."""
-        return self.sends or self.what == "no endpoint"
+    def ends_with_event(self) -> bool:
+        return self.sends or self.name == "no endpoint"
 
     def tell(self, at: float) -> None:
+        """It was told of once more, AT that time."""
         self.first = min(self.first, at) if self.times else at
         if at - self.last > RETRY_SECONDS:
             self.began = at
@@ -3080,9 +3089,8 @@ class Fault:
         return (f"{self.sentence} ({self.times} times, from {clock(self.first, now)} to "
                 f"{clock(self.last, now)}.)")
 
-    @property
-    def over_by_start(self) -> str:
-        """What to say if it is over because the registry was started anew."""
+    def over_with_start(self) -> str:
+        """To say when it is over because the registry was started anew."""
         return "the registry was started anew: " + (
             f"it sends nothing to {self.url} any more" if self.sends else self.over)
 
@@ -3100,15 +3108,17 @@ def _shown_url(url: str) -> str:
 
 
 def _sending_fault(url: str, error: str) -> Fault:
-    """What ERROR of a registry that sends to URL means."""
+    """The fault of a registry that sends to URL and logs ERROR."""
     url, error = _shown_url(url), _shown_url(error)
-    said, what, remedy = next((found[0], what, remedy) for found, what, remedy in (
-        (re.search(pattern, error), what, remedy) for pattern, what, remedy in CAUSES) if found)
-    what = what or said.replace(" unaccepted", "")
-    if what == "connection refused" and is_own_host(url):
+    for pattern, name, remedy in CAUSES:
+        found = re.search(pattern, error)
+        if found:
+            break
+    name = name or found[0].replace(" unaccepted", "")
+    if name == "connection refused" and is_own_host(url):
         remedy = OWN_HOST
     remedy = remedy.format(host=url_host(url) or "LISTENER")
-    return Fault(what, url, f"the registry cannot send to {url}: {what}. {remedy}",
+    return Fault(name, url, f"the registry cannot send to {url}: {name}. {remedy}",
                  f"the registry can send to {url} again", sends=True)
 
 
@@ -3130,7 +3140,7 @@ def _timeout_fault(url: str, timeout: float) -> Fault:
 
 
 def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
-    """A registry has started with ENDPOINTS that are all disabled, or none."""
+    """The fault of a registry whose ENDPOINTS are all disabled, or that has none."""
     names = ", ".join(endpoint.name for endpoint in endpoints)
     return Fault(
         "no endpoint", "", (
@@ -3149,17 +3159,17 @@ _UNTRUSTED = re.compile(r"(?:failed to verify token: )?token signed by untrusted
 
 
 class Trouble:
-    """The faults of registries, by their logs: lines in, sentences out. No I/O, and no clock."""
+    """The faults of registries: lines of their logs in, sentences out. No I/O, and no clock."""
 
     def __init__(self) -> None:
-        self._faults: Dict[Tuple[str, str], Fault] = {}  # by what and url
+        self._faults: Dict[Tuple[str, str], Fault] = {}  # by name and url; also those that are over
         self._endpoints: Dict[str, List[Endpoint]] = {}  # by the id of the registry's process
         self._arrived = -math.inf  # when the last event came, in seconds since 1970
         self._latest = 0.0  # time of a line
 
     @staticmethod
     def concerns(line: str) -> bool:
-        """Whether LINE may tell of a fault; those of requests only tell of an end."""
+        """Whether LINE may tell of a fault; lines of requests only tell that one is over."""
         return ("httpSink{" in line or "endpoint " in line or "listening on" in line
                 or "untrusted key" in line)
 
@@ -3169,8 +3179,8 @@ class Trouble:
 
     @property
     def mended(self) -> List[str]:
-        """The last faults that are over, in brief."""
-        return sorted({fault.what for fault in self._faults.values() if not fault.lasts})
+        """The names of the last faults that are over."""
+        return sorted({fault.name for fault in self._faults.values() if not fault.lasts})
 
     @property
     def latest_endpoints(self) -> List[Endpoint]:
@@ -3186,7 +3196,7 @@ class Trouble:
                 in sorted(self._lasting(), key=lambda fault: not fault.sends)]
 
     def feed(self, line: str) -> List[str]:
-        """What a LINE of a registry's log, as for `log_fields`, tells anew: sentences."""
+        """Take in a LINE of a registry's log, as for `log_fields`; returns sentences to say."""
         if not self.concerns(line) and not (
                 ("response completed" in line or "authorized request" in line) and self._lasting()):
             return []
@@ -3198,22 +3208,22 @@ class Trouble:
                 *self._take(_field(fields, "msg"), fields, at)]
 
     def arrived(self, at: float) -> List[str]:
-        """An event came AT that time, in seconds since 1970; what is over now: sentences.
+        """An event came AT that time, in seconds since 1970; returns sentences to say.
 
-        So is what lines say that are older, and are fed later.
+        Faults that older lines tell of, even if they are fed later, are over as well.
         """
         self._arrived = max(at, self._arrived)
         return self._end(max(at, self._latest),
-                         lambda fault: fault.no_event_comes and not fault.recurring)
+                         lambda fault: fault.ends_with_event and not fault.recurring)
 
     def delivered(self, last: float) -> None:
-        """All lines were fed; of all events that have arrived, the LAST happened then.
+        """All lines were fed; the LAST of all events in the log happened at that time.
 
         Events are sent in order: if one has arrived that happened after the registry began to fail,
         those that it could not send have, too.
         """
         self._end(last, lambda fault: (
-            fault.no_event_comes and fault.began <= last + SAME_EVENT_SECONDS))
+            fault.ends_with_event and fault.began <= last + SAME_EVENT_SECONDS))
 
     def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
         instance = _field(fields, "instance.id")
@@ -3223,12 +3233,12 @@ class Trouble:
             self._endpoints_of(instance).append(Endpoint(
                 plain(name or disabled), _shown_url(url), go_duration(timeout)))
         elif message.startswith("listening on") and instance:
-            return self._started(instance, at)
+            return self._started(self._endpoints_of(instance), at)
         elif message.startswith("retryingsink: error writing event"):
             found = _SINK.search(_field(fields, "error") or message)
             return self._note(_sending_fault(*found.groups()), at) if found else []
         elif message == "authorized request":
-            return self._end(at, lambda fault: fault.what == "untrusted key")
+            return self._end(at, lambda fault: fault.name == "untrusted key")
         else:
             found = _UNTRUSTED.match(message)
             return self._note(_key_fault(found[1]), at) if found else []
@@ -3240,21 +3250,20 @@ class Trouble:
         keep_latest(self._endpoints, MAX_STARTS)
         return endpoints
 
-    def _started(self, instance: str, at: float) -> List[str]:
-        """A registry has started; what that tells."""
-        endpoints = self._endpoints_of(instance)
+    def _started(self, endpoints: List[Endpoint], at: float) -> List[str]:
+        """A registry was started with ENDPOINTS; returns sentences to say."""
         urls = {endpoint.url for endpoint in endpoints if endpoint.url}
         said = [] if urls else self._note(_endpoint_fault(endpoints), at)
         for endpoint in endpoints:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
                 said += self._note(_timeout_fault(endpoint.url, endpoint.timeout), at)
         return said + self._end(at, lambda fault: fault.last < at and (
-            fault.sends and fault.url not in urls or fault.what == "short timeout"
-            or fault.what == "no endpoint" and bool(urls)), lambda fault: fault.over_by_start)
+            fault.sends and fault.url not in urls or fault.name == "short timeout"
+            or fault.name == "no endpoint" and bool(urls)), Fault.over_with_start)
 
     def _note(self, fault: Fault, at: float) -> List[str]:
-        """The log tells of FAULT, perhaps once more; what is to say of that."""
-        key = fault.what, fault.url
+        """The log tells of FAULT, perhaps once more; returns sentences to say."""
+        key = fault.name, fault.url
         fault = self._faults.get(key, fault)
         fault.tell(at)
         if fault.lasts:
@@ -3262,14 +3271,14 @@ class Trouble:
         self._faults.pop(key, None)
         self._faults[key] = fault
         keep_latest(self._faults, MAX_FAULTS)
-        if fault.no_event_comes and at <= self._arrived and not fault.recurring:
+        if fault.ends_with_event and at <= self._arrived and not fault.recurring:
             return []  # an older line comes late: it is over already
         fault.lasts, fault.recurring = True, at - fault.mended_at < RECURRING_SECONDS
         return [] if fault.recurring else [fault.sentence]
 
     def _end(self, at: float, is_over: Callable[[Fault], bool],
              say: Callable[[Fault], str] = operator.attrgetter("over")) -> List[str]:
-        """Those faults are over that IS_OVER says; what is to SAY of that, each thing once."""
+        """End the faults that IS_OVER holds for; returns what to SAY of that, each thing once."""
         said = {}
         for fault in filter(is_over, self._lasting()):
             fault.lasts, fault.mended_at = False, at
@@ -3324,7 +3333,7 @@ class EventCount:
 
 
 class LineCount:
-    """What lines of registries' logs tell of requests for blobs, and so of what should arrive."""
+    """The requests for blobs in registries' logs: each should have made an event."""
 
     MAX_BLOBS = 10_000  # whose sizes are remembered
 
@@ -3360,7 +3369,7 @@ class LineCount:
 
 
 def telling_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Those of LINES that tell a Trouble something: of requests, the last before each other one."""
+    """The LINES that tell a Trouble something: of those of requests, the last before any other."""
     latest: Dict[str, str] = {}
     for line in lines:
         if "response completed" in line:
@@ -3381,7 +3390,7 @@ OFTEN = 10  # repeats of an event: with fewer, an answer was lost now and then
 
 def _missing_events(events: EventCount, lines: LineCount,
                     endpoints: Iterable[Endpoint]) -> Iterator[str]:
-    """Which events there should be, and are not; ENDPOINTS are those of a registry's start."""
+    """What kind of events is missing; ENDPOINTS are those that the registry has told of."""
     urls = sorted({endpoint.url for endpoint in endpoints if endpoint.url})
     if events.layers or events.pulls and lines.requests and not lines.blobs:
         return
@@ -3407,7 +3416,7 @@ def _missing_events(events: EventCount, lines: LineCount,
 
 def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[Endpoint],
                      now: float) -> Iterator[str]:
-    """What is wrong with what has arrived: EVENTS, beside LINES; worst first."""
+    """What is wrong with the EVENTS that have arrived, judged by the LINES; worst first."""
     yield from _missing_events(events, lines, endpoints)
     if math.isfinite(events.last) and lines.last - events.last > LONG_AGO:
         yield (f"the last event is of {clock(events.last, now)}, but the registry has answered "
