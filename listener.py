@@ -3496,7 +3496,7 @@ COLOURS = {"push": "32", "complete": "32", "up to date": "32", "failed": "31", "
 
 
 def by_whom(user: Optional[str], client: str, agent: str) -> str:
-    """`by foo from 172.18.0.1 (docker/20.10.24)`, without what is not known."""
+    """`by foo from 172.18.0.1 (docker/20.10.24)`, without the parts that are not known."""
     words = [f"by {user}"] if user else []
     words += [f"from {client}"] if client else []
     words += ["(%s)" % agent.split()[0].partition("+")[0]] if agent.split() else []
@@ -3565,7 +3565,7 @@ def push_object(event: dict) -> Optional[Dict[str, Any]]:
 
 
 def _outcome(change: Change, now: float) -> List[str]:
-    """The verdict, and how much, of how much, after how long; no event and no line says that."""
+    """The verdict in words, with how much was sent and how long it took."""
     pull, blobs = change.pull, change.pull.asked_blobs(now)
     sent, known = total_sent(blobs), sum(blob.sent or 0 for blob in blobs.values())
     after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
@@ -3594,7 +3594,7 @@ def _outcome(change: Change, now: float) -> List[str]:
 
 
 def pull_line(change: Change, now: float) -> str:
-    """What a Change says, for people: a pull starts, goes on after all, or has ended."""
+    """A Change for people: a pull has started, goes on after all, or has ended."""
     pull = change.pull
     digest = short(pull.asked_digest) if pull.manifests else ""
     image = image_name(pull.repository, pull.tag, digest)
@@ -3617,9 +3617,9 @@ def cut_layers(pull: Pull, now: float) -> List[str]:
 
 
 def pull_object(pull: Pull, now: float, final: Optional[str] = None) -> Dict[str, Any]:
-    """A pull for programs, one line of `pulls --json`; FINAL is a verdict that was settled before.
+    """A pull for programs, a line of `pulls --json`, as of NOW in seconds since 1970.
 
-    NOW, in seconds since 1970, is when it is judged what still runs.
+    FINAL is its verdict, if that was settled before.
     """
     blobs = pull.asked_blobs(now)
     said = final or verdict(pull, now, blobs)
@@ -3638,29 +3638,28 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact],
                  now: Optional[float] = None) -> Iterator[Dict[str, Any]]:
     """The objects of `pulls --json`, in the order of their start.
 
-    EVENTS and LINES are the Facts of a log of events and of the registry's log, each in its order;
-    NOW, in seconds since 1970, is when it is judged what still runs: by default the present.
+    EVENTS and LINES are the Facts of a log of events and of the registry's log, each in its order.
+    What still runs is as of NOW, in seconds since 1970; by default the present.
     """
-    tracker = Tracker()
-    # Pulls are forgotten in the order of their end; they wait here for the order of their start.
-    ready: List[Tuple[float, int, Dict[str, Any]]] = []
-    number = released = 0
+    def entry(pull: Pull, at: float, final: Optional[str] = None) -> Tuple[float, int, dict]:
+        return pull.started, next(number), pull_object(pull, at, final)
+
+    tracker, number = Tracker(), itertools.count()
+    # Pulls are forgotten in the order of their end; here they wait for those that started before.
+    ready: List[Tuple[float, int, dict]] = []
+    enough = 100
     for changes in replay(tracker, events, lines):
         for change in changes:
             if change.what == "forgotten":
-                number += 1
-                heapq.heappush(ready, (change.pull.started, number, pull_object(
-                    change.pull, tracker.now, change.verdict)))
-        if number >= released + 100:
-            released = number
+                heapq.heappush(ready, entry(change.pull, tracker.now, change.verdict))
+        if len(ready) >= enough:
             first = min((pull.started for pull in tracker), default=math.inf)
             while ready and ready[0][0] < first:
                 yield heapq.heappop(ready)[2]
+            enough = len(ready) + 100
     now = time.time() if now is None else now
-    for pull in tracker:
-        number += 1
-        ready.append((pull.started, number, pull_object(pull, now)))
-    for _, _, found in sorted(ready, key=operator.itemgetter(0, 1)):
+    for _, _, found in sorted([*ready, *(entry(pull, now) for pull in tracker)],
+                              key=operator.itemgetter(0, 1)):
         yield found
 
 
@@ -3675,11 +3674,8 @@ def pull_row(found: Dict[str, Any]) -> str:
         share = "?"
     else:
         share = "100 %" if ended == "complete" else percent(sent, size)
-    image = found["image"]
-    if not found["tag"]:
-        name, at, digest = image.partition("@")
-        image = name + at + short(digest) if at else name
-    image = plain(image)
+    name, at, digest = found["image"].partition("@")
+    image = plain(f"{name}@{short(digest)}" if at and not found["tag"] else found["image"])
     person = plain(f"{found['user']}@{found['client']}" if found["user"] else found["client"])
     return ROW.format(
         time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
@@ -3912,7 +3908,7 @@ def page_headers() -> Dict[str, str]:
 
 
 def page(path: str) -> Answer:
-    """The page, and for any PATH but its own what there is instead."""
+    """The page; for any other PATH than `/`, what else there is."""
     if path == "/":
         return Answer(200, PAGE.encode(), "text/html", page_headers())
     return Answer(404, b"nothing is here: POST notifications, or GET /, /pulls, /metrics or "
@@ -3936,13 +3932,13 @@ def running_object(pull: Pull, now: float) -> Dict[str, Any]:
 
 
 def _shown(found: Dict[str, Any]) -> str:
-    """An object as JSON in ASCII, each text in it cut to what the page has room for."""
+    """An object as ASCII JSON, its texts cut to MAX_SHOWN_TEXT."""
     return json.dumps({name: value[:MAX_SHOWN_TEXT] if isinstance(value, str) else value
                        for name, value in found.items()})
 
 
 def _json_array(texts: Iterable[str], limit: int) -> str:
-    """A JSON array of the first of some JSON TEXTS: as many as LIMIT bytes hold."""
+    """A JSON array of the first of some ASCII JSON TEXTS: as many as LIMIT bytes hold."""
     taken = []
     for text in texts:
         limit -= len(text) + 1
@@ -3957,26 +3953,26 @@ class Board:
 
     def __init__(self) -> None:
         self.running: Dict[Pull, None] = {}  # in the order of their start
-        # Rows of start, verdict, pull and JSON text, which stays when the Tracker has forgotten it.
-        self._ended: collections.deque = collections.deque(maxlen=MAX_ENDED)
+        self._ended: Dict[Pull, str] = {}  # their verdicts
+        # Start and JSON of those that the Tracker has forgotten.
+        self._forgotten: collections.deque = collections.deque(maxlen=MAX_ENDED)
         self._pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)  # JSON texts
         self.caveats = Caveats()
 
     def change(self, change: Change, now: float) -> None:
-        """Take in what the Tracker tells NOW."""
-        what, pull, judged = change
-        if what in ("started", "resumed"):
+        """Take in a CHANGE that the Tracker tells of NOW."""
+        pull = change.pull
+        if change.what in ("started", "resumed"):
             self.running[pull] = None
         else:
             self.running.pop(pull, None)
-        row = next((row for row in self._ended if row[2] is pull), None)
-        if row and what == "forgotten":
-            row[2:] = None, _shown(pull_object(pull, now, row[1]))
-        elif row:
-            self._ended.remove(row)
-        if what == "ended":
-            self._ended.append([pull.started, judged, pull, ""])
-            self.caveats.learn(judged, pull.proxied, pull.redirected)
+        said = self._ended.pop(pull, None)
+        if said and change.what == "forgotten":
+            self._forgotten.append((pull.started, _shown(pull_object(pull, now, said))))
+        if change.what == "ended":
+            self._ended[pull] = change.verdict
+            keep_latest(self._ended, MAX_ENDED)
+            self.caveats.learn(change.verdict, pull.proxied, pull.redirected)
 
     def push(self, event: dict) -> None:
         """Take in an EVENT, which need not be a push."""
@@ -3994,12 +3990,13 @@ class Board:
         """
         head = json.dumps({**about, "running_count": len(self.running)})
         sentences = (json.dumps(text[:MAX_TEXT]) for text in notices)
-        ended = (text or _shown(pull_object(pull, now, judged)) for _, judged, pull, text
-                 in sorted(self._ended, key=operator.itemgetter(0), reverse=True))
+        ended = [(pull.started, _shown(pull_object(pull, now, said)))
+                 for pull, said in self._ended.items()]
+        ended = heapq.nlargest(MAX_ENDED, [*ended, *self._forgotten], operator.itemgetter(0))
         running = (_shown(running_object(pull, now)) for pull in reversed(self.running))
         return (f'{head[:-1]}, "notices": {_json_array(sentences, 20_000)}, '
                 f'"running": {_json_array(running, 60_000)}, '
-                f'"pulls": {_json_array(ended, 90_000)}, '
+                f'"pulls": {_json_array((text for _, text in ended), 90_000)}, '
                 f'"pushes": {_json_array(reversed(self._pushes), 20_000)}}}\n').encode()
 
 
@@ -4055,7 +4052,7 @@ class Metrics:
     1970, and 0 stands for never. No label has a value that a client chooses.
     """
 
-    FAMILIES = (  # name{label}, type, what it is
+    FAMILIES = (  # name{label}, type, help
         ("build_info{python}", "gauge", "Always 1; what runs."),
         ("events_total{action}", "counter", "Events that were written to the log."),
         ("duplicate_events_total", "counter",
@@ -4114,7 +4111,7 @@ class Metrics:
             self.sent_bytes_total += fact.written
 
     def change(self, change: Change, now: float) -> None:
-        """Take in what the Tracker tells NOW."""
+        """Take in a CHANGE that the Tracker tells of NOW."""
         if change.what == "started":
             self.pulls_started_total += 1
         elif change.what == "resumed":
@@ -4139,7 +4136,7 @@ class Metrics:
 # ------------------------------------------------------------------------------------------ console
 
 class Terminal:
-    """Writes lines to stdout or stderr, in a thread of its own: only that waits for who reads."""
+    """Writes lines to stdout or stderr, in a thread of its own: only that waits for a reader."""
 
     MAX_WAITING = 1 << 20  # bytes
 
@@ -4152,7 +4149,7 @@ class Terminal:
         self.inbox.put(line, sys.getsizeof(line))
 
     def stop(self, timeout: float) -> bool:
-        """Write what waits, for up to TIMEOUT seconds; whether all of it was."""
+        """Write all that waits, for up to TIMEOUT seconds; whether that was enough."""
         self.inbox.put(None, 0)
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -4170,8 +4167,8 @@ class Terminal:
                             "shown")
 
     def _write(self, line: str) -> None:
-        # Past Python's buffers, which would keep what a full or broken stdout does not take, and
-        # fail with it once more at exit.
+        # Not through Python's buffers: they keep what a full or broken stdout refuses, and fail
+        # once more at exit.
         data = (line + "\n").encode(self._file.encoding, "backslashreplace")
         while data:
             try:
@@ -4227,7 +4224,7 @@ class Refusals:
 class Console:
     """The one thread that owns the live Tracker: it follows the pulls, says and shows them.
 
-    Whoever hands it something never waits: it is done in this thread, in the order in which it
+    Other threads hand it work, and never wait for it. The work is done in the order in which it
     came.
     """
 
@@ -4240,8 +4237,9 @@ class Console:
         self._inbox = Inbox(self.MAX_WAITING)  # of functions to call; None is the last
         self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
         metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
-        self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)  # when it was made
-        self._asked = False  # for a newer one
+        # The data of the page: when they were made, and whether they are being made anew.
+        self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)
+        self._asked = False
         self._next_second = 0.0
         self._last_error = ""  # that was said
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -4300,7 +4298,7 @@ class Console:
         return answer
 
     def stop(self, timeout: float) -> bool:
-        """Show what waits, for up to TIMEOUT seconds; whether all was shown."""
+        """Show all that waits, for up to TIMEOUT seconds each; whether that was enough."""
         if self._thread.is_alive():
             self._inbox.put(None, 0)
             self._thread.join(timeout)
@@ -4689,6 +4687,7 @@ def line_time(line: str) -> Optional[float]:
 
 def open_log(kind: Callable, path: str, warn: Callable[[str], None],
              rotation: Optional[Rotation]) -> Any:
+    """A log of that KIND; raises Problem."""
     with cannot(f"write {path}"):
         try:
             return kind(path, warn, rotation)
@@ -4698,6 +4697,7 @@ def open_log(kind: Callable, path: str, warn: Callable[[str], None],
 
 
 def read_token(path: Optional[str]) -> Optional[bytes]:
+    """The token in the file PATH; raises Problem."""
     if path is None:
         return None
     with cannot(f"read the token in {path}"), open(path, "rb") as file:
@@ -4708,6 +4708,7 @@ def read_token(path: Optional[str]) -> Optional[bytes]:
 
 
 def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
+    """The certificate with its key, if there are any; raises Problem."""
     if not options.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -4720,7 +4721,7 @@ OCCUPIED = "; stop what listens there, or choose another "
 
 
 class LineIntake:
-    """The registry's log: from where --syslog-port and --registry-log say, to registry.log."""
+    """Keeps the registry's log, from --syslog-port and --registry-log, in registry.log."""
 
     def __init__(self, options: argparse.Namespace, console: Console, metrics: Metrics) -> None:
         """Open the file and the socket; raises Problem."""
@@ -4767,7 +4768,7 @@ class LineIntake:
 
 
 class Service:
-    """What `serve` does: what comes is kept, counted, and handed to the console."""
+    """`serve`: what comes is kept, counted, and handed to the console."""
 
     def __init__(self, options: argparse.Namespace, console: Console, metrics: Metrics) -> None:
         """Open files and sockets; raises Problem."""
@@ -5044,7 +5045,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
     Of `check`: 1 if something is wrong.
     """
-    # None if the shell closed it; and the first file that is opened would take the place of stdin.
+    # A stream that the shell has closed is None, and the next file that is opened takes its number.
     if sys.stdin is None:
         os.open(os.devnull, os.O_RDONLY)
     sys.stdout = sys.stdout or open(os.devnull, "w")
