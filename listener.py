@@ -3634,15 +3634,19 @@ def pull_object(pull: Pull, now: float, final: Optional[str] = None) -> Dict[str
     }
 
 
-def pull_objects(events: Iterable[Fact], lines: Iterable[Fact],
-                 now: Optional[float] = None) -> Iterator[Dict[str, Any]]:
+def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[float] = None,
+                 caveats: Optional[Caveats] = None) -> Iterator[Dict[str, Any]]:
     """The objects of `pulls --json`, in the order of their start.
 
     EVENTS and LINES are the Facts of a log of events and of the registry's log, each in its order.
-    What still runs is as of NOW, in seconds since 1970; by default the present.
+    What still runs is as of NOW, in seconds since 1970; by default the present. CAVEATS learn of
+    each pull.
     """
     def entry(pull: Pull, at: float, final: Optional[str] = None) -> Tuple[float, int, dict]:
-        return pull.started, next(number), pull_object(pull, at, final)
+        found = pull_object(pull, at, final)
+        if caveats:
+            caveats.learn(found["verdict"], pull.proxied, pull.redirected)
+        return pull.started, next(number), found
 
     tracker, number = Tracker(), itertools.count()
     # Pulls are forgotten in the order of their end; here they wait for those that started before.
@@ -4879,20 +4883,12 @@ def list_pulls(options: argparse.Namespace) -> None:
     counts: collections.Counter = collections.Counter()
     if not options.json:
         print(ROW_TITLES)
-    caveats = Caveats()
-    notes: List[str] = []
-
-    def with_redirects(lines: Iterable[Fact]) -> Iterator[Fact]:
-        for line in lines:
-            counts["redirected"] += line.status is not None and 300 <= line.status < 400
-            yield line
-
+    caveats, notes = Caveats(), []
     events = read_apart(logs, logged_event, counts, notes)
-    lines = with_redirects(read_apart(registry_logs, logged_line, counts, notes))
-    for found in pull_objects(events, lines):
+    lines = read_apart(registry_logs, logged_line, counts, notes)
+    for found in pull_objects(events, lines, caveats=caveats):
         print(json.dumps(found) if options.json else pull_row(found))
-        caveats.learn(found["verdict"], found["proxied"], counts["redirected"] > 0)
-    for sentence in notes + ([] if options.json else list(caveats.standing())):
+    for sentence in notes + ([] if options.json else caveats.standing()):
         print(f"listener: {sentence}", file=sys.stderr)
     if counts["unreadable"]:
         print(f"listener: {counted(counts['unreadable'], 'line')} could not be read",
