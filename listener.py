@@ -2959,11 +2959,11 @@ class Caveats:
         self._proxied = self._cut = self._redirected = False
         self._said: Set[str] = set()
 
-    def learn(self, ended: str, proxied: bool, redirected: bool) -> None:
-        """A pull has ENDED with that verdict; it came through a proxy, or was redirected."""
-        self._proxied = self._proxied or proxied and ended == "complete"
-        self._cut = self._cut or proxied and ended == "interrupted"
-        self._redirected = self._redirected or redirected and ended == "unknown"
+    def learn(self, judged: str, proxied: bool, redirected: bool) -> None:
+        """A pull has ended with the verdict JUDGED; it came through a proxy, or was redirected."""
+        self._proxied = self._proxied or proxied and judged == "complete"
+        self._cut = self._cut or proxied and judged == "interrupted"
+        self._redirected = self._redirected or redirected and judged == "unknown"
 
     def standing(self) -> List[str]:
         return ([THROUGH_PROXY] if self._proxied and not self._cut else []) + (
@@ -3622,15 +3622,15 @@ def pull_object(pull: Pull, now: float, final: Optional[str] = None) -> Dict[str
     FINAL is its verdict, if that was settled before.
     """
     blobs = pull.asked_blobs(now)
-    said = final or verdict(pull, now, blobs)
+    judged = final or verdict(pull, now, blobs)
     error = next((blob.error for blob in blobs.values() if blob.error), None)
     return {
-        "started": pull.stamp, "ended": None if said == "running" else pull.end[1],
+        "started": pull.stamp, "ended": None if judged == "running" else pull.end[1],
         "image": pull.image, "registry": pull.registry, "repository": pull.repository,
         "tag": pull.tag, "digest": pull.digest, "image_id": pull.image_id, "size": pull.size,
-        "layers": pull.layers, "requested": len(blobs), "sent": total_sent(blobs), "verdict": said,
-        "error": error if said == "failed" else None, "client": pull.client, "user": pull.user,
-        "agent": pull.agent, "proxied": pull.proxied,
+        "layers": pull.layers, "requested": len(blobs), "sent": total_sent(blobs),
+        "verdict": judged, "error": error if judged == "failed" else None, "client": pull.client,
+        "user": pull.user, "agent": pull.agent, "proxied": pull.proxied,
     }
 
 
@@ -3673,17 +3673,17 @@ ROW_TITLES = ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO")
 
 def pull_row(found: Dict[str, Any]) -> str:
     """An object of `pull_objects` for people: a row of at most 100 columns."""
-    sent, size, ended = found["sent"], found["size"], found["verdict"]
-    if sent is None or ended == "unknown":
+    sent, size, judged = found["sent"], found["size"], found["verdict"]
+    if sent is None or judged == "unknown":
         share = "?"
     else:
-        share = "100 %" if ended == "complete" else percent(sent, size)
+        share = "100 %" if judged == "complete" else percent(sent, size)
     name, at, digest = found["image"].partition("@")
     image = plain(f"{name}@{short(digest)}" if at and not found["tag"] else found["image"])
     person = plain(f"{found['user']}@{found['client']}" if found["user"] else found["client"])
     return ROW.format(
         time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
-        image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, ended,
+        image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, judged,
         person if len(person) <= 22 else person[:19] + "...").rstrip()
 
 
@@ -3963,22 +3963,22 @@ class Board:
         self._pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)  # JSON texts
         self.caveats = Caveats()
 
-    def change(self, change: Change, now: float) -> None:
+    def follow(self, change: Change, now: float) -> None:
         """Take in a CHANGE that the Tracker tells of NOW."""
         pull = change.pull
         if change.what in ("started", "resumed"):
             self.running[pull] = None
         else:
             self.running.pop(pull, None)
-        said = self._ended.pop(pull, None)
-        if said and change.what == "forgotten":
-            self._forgotten.append((pull.started, _shown(pull_object(pull, now, said))))
+        judged = self._ended.pop(pull, None)
+        if judged and change.what == "forgotten":
+            self._forgotten.append((pull.started, _shown(pull_object(pull, now, judged))))
         if change.what == "ended":
             self._ended[pull] = change.verdict
             keep_latest(self._ended, MAX_ENDED)
             self.caveats.learn(change.verdict, pull.proxied, pull.redirected)
 
-    def push(self, event: dict) -> None:
+    def follow_event(self, event: dict) -> None:
         """Take in an EVENT, which need not be a push."""
         found = push_object(event)
         if found:
@@ -3994,8 +3994,8 @@ class Board:
         """
         head = json.dumps({**about, "running_count": len(self.running)})
         sentences = (json.dumps(text[:MAX_TEXT]) for text in notices)
-        ended = [(pull.started, _shown(pull_object(pull, now, said)))
-                 for pull, said in self._ended.items()]
+        ended = [(pull.started, _shown(pull_object(pull, now, judged)))
+                 for pull, judged in self._ended.items()]
         ended = heapq.nlargest(MAX_ENDED, [*ended, *self._forgotten], operator.itemgetter(0))
         running = (_shown(running_object(pull, now)) for pull in reversed(self.running))
         return (f'{head[:-1]}, "notices": {_json_array(sentences, 20_000)}, '
@@ -4103,19 +4103,18 @@ class Metrics:
     def dropped_messages_total(self) -> int:
         return sum(inbox.dropped for inbox in self.inboxes)
 
-    def events(self, events: List[dict], now: float) -> None:
-        """EVENTS, which are new, were written."""
+    def count_events(self, events: List[dict], now: float) -> None:
+        """New EVENTS were written."""
         for event in events:
             action = event.get("action")
             self.events_total[action if action in EVENT_ACTIONS else "other"] += 1
             self.last_event_timestamp_seconds = now
 
-    def fact(self, fact: Fact) -> None:
+    def count_fact(self, fact: Fact) -> None:
         if not fact.event and fact.written and fact.status in (200, 206):
             self.sent_bytes_total += fact.written
 
-    def change(self, change: Change, now: float) -> None:
-        """Take in a CHANGE that the Tracker tells of NOW."""
+    def count_change(self, change: Change) -> None:
         if change.what == "started":
             self.pulls_started_total += 1
         elif change.what == "resumed":
@@ -4259,12 +4258,12 @@ class Console:
 
     # -- for other threads
 
-    def events(self, lines: Iterable[bytes]) -> None:
+    def follow_events(self, lines: Iterable[bytes]) -> None:
         """Follow and show events: LINES of the log."""
         for line in lines:
             self._put(self._take_event, line, size=sys.getsizeof(line))
 
-    def lines(self, lines: Iterable[str]) -> None:
+    def follow_lines(self, lines: Iterable[str]) -> None:
         """Follow LINES of the registry's log."""
         for line in lines:
             self._put(self._take_line, line, size=sys.getsizeof(line))
@@ -4351,7 +4350,7 @@ class Console:
     def _take_event(self, line: bytes) -> None:
         self._explain(self._trouble.arrived(self._now()))
         event = _decode(line.decode())
-        self._board.push(event)
+        self._board.follow_event(event)
         action = text_of(event, "action")
         if self._options.verbose or action != "pull":
             self._show(event_line(event, self._now()), action)
@@ -4372,14 +4371,14 @@ class Console:
 
     def _follow(self, fact: Optional[Fact]) -> None:
         if fact:
-            self._metrics.fact(fact)
+            self._metrics.count_fact(fact)
             self._tell(self._tracker.tick(self._now()) + self._tracker.feed(fact))
 
     def _tell(self, changes: List[Change]) -> None:
         now = self._tracker.now
         for change in changes:
-            self._board.change(change, now)
-            self._metrics.change(change, now)
+            self._board.follow(change, now)
+            self._metrics.count_change(change)
             if change.what in ("started", "resumed"):
                 self._show(pull_line(change, now), "")
             elif change.what == "ended":
@@ -4624,14 +4623,14 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     lines = facts(with_trouble(registry_lines), logged_line, counts)
     for changes in replay(tracker, events, lines):
         for change in changes:
-            board.change(change, tracker.now)
+            board.follow(change, tracker.now)
     last = max(tracker.now, said_until)
     # A tick in the same second as the one before does nothing: so one at another time first.
     for change in tracker.tick(0) + tracker.tick(last):
-        board.change(change, last)
+        board.follow(change, last)
     for line in pushes:
         with contextlib.suppress(ValueError, RecursionError):
-            board.push(_decode(line.decode()))
+            board.follow_event(_decode(line.decode()))
 
 
 class Repeats:
@@ -4768,7 +4767,7 @@ class LineIntake:
                 return
             self._log.append(lines)
         self._metrics.last_registry_log_line_timestamp_seconds = time.time()
-        self._console.lines(lines)
+        self._console.follow_lines(lines)
 
 
 class Service:
@@ -4781,7 +4780,7 @@ class Service:
         self._remember = functools.partial(recall, options.log, end_of(options.log),
                                            end_of(registry_log_beside(options.log)))
         self._log = open_log(EventLog, options.log, console.warn, options.rotate)
-        self._lines = LineIntake(options, console, metrics) if (
+        self._intake = LineIntake(options, console, metrics) if (
             options.syslog_port is not None or options.registry_log) else None
         with cannot(f"listen on {host_with_port(options.host, options.port)}",
                     f"{OCCUPIED}--host or --port"):
@@ -4791,20 +4790,20 @@ class Service:
     def run(self, wakeup: int) -> None:
         """Serve until WAKEUP, from which the numbers of signals come, tells of one to end."""
         self._console.start(self._remember)
-        if self._lines:
-            self._lines.start()
+        if self._intake:
+            self._intake.start()
         options, scheme = self._options, "https" if self._options.tls_cert else "http"
         self._console.say(
             f"listening on {scheme}://{host_with_port(options.host, self._server.port)}, writing "
-            f"to {options.log}" + (f", {self._lines.text()}" if self._lines else ""))
+            f"to {options.log}" + (f", {self._intake.text()}" if self._intake else ""))
         self._server.start()
         while True:
             if select.select([wakeup], [], [], 1)[0]:
                 if set(os.read(wakeup, 100)) != {signal.SIGHUP}:
                     break
                 self._reload()
-            if self._lines:
-                self._lines.sync()
+            if self._intake:
+                self._intake.sync()
         self._server.stop()
         self._log.close()
 
@@ -4816,8 +4815,8 @@ class Service:
         finally:
             metrics.write_error, metrics.write_failing = log.error, int(log.error is not None)
             metrics.duplicate_events_total = log.duplicates
-        metrics.events([event for event, _ in fresh], time.time())
-        self._console.events([line for _, line in fresh])
+        metrics.count_events([event for event, _ in fresh], time.time())
+        self._console.follow_events([line for _, line in fresh])
 
     def _answer(self, request: Handler) -> Optional[Answer]:
         """The Answer to a GET or HEAD; None: it is being made."""
