@@ -299,6 +299,15 @@ def test_check_says_what_is_missing_in_the_log(tmp_path, change, finding):
     assert status == 1 and finding in out
 
 
+def test_check_names_the_registries_that_events_came_from(tmp_path):
+    def to_another(found):
+        if "/manifests/" in found["target"]["url"]:
+            found["request"]["host"] = "other:5000"
+        return found
+    status, out, _ = run(tmp_path, "check", *changed(tmp_path, to_another))
+    assert status == 0 and re.search(r", from 2 registries \(other:5000, [^,]+\)\.\n$", out)
+
+
 def test_events_in_any_order_of_members_count_and_what_is_none_does_not(tmp_path):
     lines = [json.dumps(dict(reversed(json.loads(line).items())))
              for line in PULLED[0].read_text().splitlines()]

@@ -80,6 +80,25 @@ def test_a_flood_of_refusals_is_a_few_lines_and_a_number(tmp_path):
         assert refused() == 220 and listener.err.count("\n") < 60
 
 
+def test_of_many_clients_that_are_refused_few_are_named(tmp_path):
+    with Listener(tmp_path) as listener:
+        sent = 0
+
+        def flood():
+            nonlocal sent
+            for number in range(30):
+                with socket.create_connection(("127.0.0.1", listener.port), 20,
+                                              (f"127.0.1.{number + 1}", 0)) as client:
+                    client.sendall(b"POST /log HTTP/1.1\r\n\r\n")
+                    assert b" 411 " in client.recv(1000)
+                    sent += 1
+        until(lambda: flood() or "others were refused: " in listener.err, lambda: listener.err)
+        told = re.compile(CLOCK + r" (?:127\.0\.1\.\d+|others) (?:was|were) refused(?: with 411)?: "
+                          r"(?:(?:and )?(\d+) more$|no Content-Length$)")
+        until(lambda: sum(int(told.match(line)[1] or 1) for line in listener.err.splitlines())
+              == sent, lambda: listener.err)
+
+
 # ------------------------------------------------------------------------- where nobody listens
 
 
