@@ -1692,9 +1692,9 @@ def _blob_fact(stamp: str, answer: Sequence[Any], **members: Any) -> Fact:
                 status=status, written=written, **members)
 
 
-def text_held(text: Optional[str]) -> int:
+def text_held(text: str) -> int:
     """Roughly the bytes of memory that a text takes beyond the object that has it."""
-    return 0 if not text else len(text) if text.isascii() else 4 * len(text)
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 class Manifest:
@@ -1723,8 +1723,8 @@ class Manifest:
                     self.order.setdefault(digest, len(self.order))
 
         # Roughly the bytes of memory that it takes.
-        self.held = 500 + sum(300 + text_held(digest)
-                              for digest in itertools.chain(self.blobs or (), self.children))
+        names = [*(self.blobs or ()), *self.children]
+        self.held = 500 + 300 * len(names) + text_held("".join(names))
 
 
 class Request:
@@ -1758,13 +1758,13 @@ class Request:
         self.event_at: Optional[float] = None
         self.line_ended: Optional[float] = None
         # Roughly the bytes of memory that it takes, with its share of its pull.
-        self.held = 1700 + (manifest.held if manifest else 0) + sum(map(text_held, (
-            fact.request, fact.client, fact.digest, fact.tag, fact.user, fact.stamp,
+        self.held = 1700 + (manifest.held if manifest else 0) + text_held("".join((
+            fact.request, fact.client, fact.digest, fact.tag or "", fact.user or "", fact.stamp,
             fact.registry, fact.agent, fact.repository)))
 
     def learn(self, fact: Fact) -> bool:
         """Take in FACT; whether it changes where this request may belong."""
-        moves, order = False, self.order
+        moves = False
         if fact.event or fact.user:
             moves = self.pull is None or self.pull.user != fact.user
             self.user, self.user_known = fact.user, True
@@ -1783,7 +1783,7 @@ class Request:
         if fact.status is not None and self.status is None:  # the log may be read twice
             self.status, self.written = fact.status, fact.written
             self.client_left, self.in_parts = fact.client_left, fact.in_parts
-        return moves or abs(self.order - order) > 0.02
+        return moves or not self.entry or abs(self.order - self.entry[0]) > 0.02
 
     @property
     def time(self) -> float:
@@ -1793,16 +1793,17 @@ class Request:
     @property
     def order(self) -> float:
         """Where it stands among others: a manifest before its blobs, whatever the clocks say."""
+        time = self.began if self.began is not None else self.ended or 0.0
         if self.manifest:
-            return self.time - SLACK
+            return time - SLACK
         if self.is_coarse:
-            return self.time + 1
+            return time + 1
         if self.event_at is None or self.began is None:
-            return self.time
+            return time
         # An event is told of when its request ends: it is the measure of the clock of the lines.
         if self.line_ended is not None and self.event_at > self.line_ended:
-            return self.time + self.event_at - self.line_ended
-        return min(self.time, self.event_at)
+            return time + self.event_at - self.line_ended
+        return min(time, self.event_at)
 
 
 class Blob(NamedTuple):
@@ -1939,11 +1940,13 @@ class Pull:
         if request.manifest:
             self._add_manifest(request, request.manifest)
         else:
-            self._infer_manifest(request.digest)
-            if request.digest not in self.asked:
-                self.asked[request.digest] = BlobRequests(self._size(request.digest))
+            if self.children:
+                self._infer_manifest(request.digest)
+            requests = self.asked.get(request.digest)
+            if requests is None:
+                requests = self.asked[request.digest] = BlobRequests(self._size(request.digest))
                 self.conversation.askers.setdefault(request.digest, {})[self] = None
-            self.asked[request.digest].add(request)
+            requests.add(request)
             self.open += request.ended is None
         self.is_download = self.is_download or request.method == "GET"
         self._note(request)
@@ -1958,8 +1961,10 @@ class Pull:
 
     def _note(self, request: Request) -> None:
         self._final = None
-        self.last_seen = max(self.last_seen, request.last_seen)
-        self.last_asked = max(self.last_asked, request.first_seen)
+        if request.last_seen > self.last_seen:
+            self.last_seen = request.last_seen
+        if request.first_seen > self.last_asked:
+            self.last_asked = request.first_seen
         self.proxied = self.proxied or request.proxied
         self.starts_seen = self.starts_seen or request.starts_seen
         at, stamp = request.ended, request.ended_stamp
@@ -1984,7 +1989,7 @@ class Pull:
 
     def _infer_manifest(self, digest: str) -> None:
         """Of the manifests that the registry has told of before, the one that has this blob."""
-        if self.children and not any(image.blobs and digest in image.blobs
+        if not any(image.blobs and digest in image.blobs
                                      for image in self._some_images()):
             found = self._child_with(digest)
             if found:
@@ -2111,14 +2116,16 @@ class Pull:
         return {digest: self._state(digest, requests, now)
                 for digest, requests in self.asked.items() if blobs is None or digest in blobs}
 
-    def finish(self, now: float) -> None:
-        """Stay as it is NOW, whatever happens to the pulls that it is compared with."""
-        self._final = self.asked_blobs(now)
+    def finish(self, blobs: Dict[str, Blob]) -> None:
+        """Stay at BLOBS, whatever happens to the pulls that it is compared with."""
+        self._final = blobs
 
     def _size(self, digest: str) -> Optional[int]:
         """Bytes of a blob, by the image's manifest."""
-        return next((image.blobs[digest] for image in self._some_images()
-                     if image.blobs and digest in image.blobs), None)
+        for image in self._some_images():
+            if image.blobs and digest in image.blobs:
+                return image.blobs[digest]
+        return None
 
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
@@ -2348,13 +2355,17 @@ class Registry:
     def hear(self, fact: Fact) -> None:
         """Take in a fact that this registry has told."""
         if fact.instance:
-            times = self._instances.setdefault(fact.instance, [fact.time, fact.time])
-            times[0], times[1] = min(times[0], fact.time), max(times[1], fact.time)
-            while len(self._instances) > self.MAX_RESTARTS:
-                del self._instances[next(iter(self._instances))]
-            if self._restarts and any(
-                    fact.instance != name and times[0] < at and times[1] > at + 1
-                    for at, name, _, _ in self._restarts[-1:]):
+            times = self._instances.get(fact.instance)
+            if times is None:
+                times = self._instances[fact.instance] = [fact.time, fact.time]
+                if len(self._instances) > self.MAX_RESTARTS:
+                    del self._instances[next(iter(self._instances))]
+            elif fact.time > times[1]:
+                times[1] = fact.time
+            elif fact.time < times[0]:
+                times[0] = fact.time
+            if self._restarts and times[0] < self.last_restart < times[1] - 1 and (
+                    fact.instance != self._restarts[-1][1]):
                 self.undo(self._restarts[-1][1])  # it is another replica that began
         if fact.time > self.last_heard:
             self.last_heard, self.last_stamp = fact.time, fact.stamp
@@ -2532,6 +2543,7 @@ class Conversation:
     def _latest(self, request: Request) -> Iterator[Pull]:
         """The pulls of the client that made a request, and of its user, the newest first."""
         users = self._clients.get(request.client, {})
+        pulls: Iterator[Pull]
         if request.user_known:
             pulls = reversed(users.get(request.user, {}))
         else:
@@ -2562,11 +2574,11 @@ class Conversation:
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         own = self._best(request, self._latest(request))
-        if own and own.contains(request.digest) and own.is_missing(request.digest):
+        if own and own.is_missing(request.digest):
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.is_missing(request.digest)
-            and pull.is_active(request.order))))
+            and pull.is_active(request.entry[0]))))
         return other or own
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
@@ -2577,23 +2589,21 @@ class Conversation:
         """
         best: Dict[Optional[str], Tuple] = {}
         newest: Set[Optional[str]] = set()
+        digest, order = request.digest, request.entry[0]
         for pull in pulls:
-            if request.user_known and pull.user != request.user:
-                continue
-            if pull.started - SLACK > request.order:
+            if request.user_known and pull.user != request.user or pull.started - SLACK > order:
                 continue
             is_newest = pull.user not in newest
             newest.add(pull.user)
-            contains = pull.contains(request.digest)
-            if not contains or (contains == 1 or not is_newest) and (
-                    not pull.is_active(request.order)):
+            contains = pull.contains(digest)
+            if not contains or (contains == 1 or not is_newest) and not pull.is_active(order):
                 continue
-            rank = (contains == 2, pull.is_missing(request.digest), pull.started <= request.order)
+            rank = contains == 2, pull.is_missing(digest), pull.started <= order
+            if request.user_known and rank == (True, True, True):
+                return pull
             if pull.user not in best or rank > best[pull.user][0]:
-                asked = pull.asked.get(request.digest)
+                asked = pull.asked.get(digest)
                 best[pull.user] = rank, -asked.count if asked else 0, pull.started, id(pull), pull
-            if request.user_known and all(rank):
-                break
         return max(best.values())[-1] if best else None
 
 
@@ -2729,7 +2739,10 @@ class Tracker:
             del self._repositories[key]
 
     def _engine(self, client: str, agent: str) -> Engine:
-        return self._engines.setdefault((client, agent), Engine())
+        engine = self._engines.get((client, agent))
+        if engine is None:
+            engine = self._engines[client, agent] = Engine()
+        return engine
 
     def _converse(self, fact: Fact, registry: Registry, request: Request) -> None:
         """Give a request to its conversation."""
@@ -2771,7 +2784,8 @@ class Tracker:
         told = self._told.get(pull)
         if told is None:
             told = self._told[pull] = Told(pull)
-        self._review_at(told, self.now)
+        # While a request is open there is little to tell.
+        self._review_at(told, self.now + 2 if pull.open and told.verdict == "running" else self.now)
         if not told.started and pull.is_download and pull.images and (
                 pull.index is None or any(pull.asked.keys() & image.order.keys()
                                           for image in pull.chosen)):
@@ -2833,7 +2847,8 @@ class Tracker:
 
     def _news_of(self, pull: Pull, told: Told) -> Iterator[Change]:
         """What has changed in what can be said of a pull since something was said last."""
-        now = verdict(pull, self.now)
+        blobs = pull.asked_blobs(self.now)
+        now = verdict(pull, self.now, blobs)
         if not told.started and pull.is_download and (
                 now != "running" or self.now - pull.first_seen >= 2):
             told.started = True
@@ -2843,7 +2858,7 @@ class Tracker:
             # It may yet turn out to be a new pull, of which the event is on its way.
             return self._review_at(told, self.now + RESUME_SECONDS)
         if now != "running":
-            pull.finish(self.now)
+            pull.finish(blobs)
         if now != told.verdict:
             told.verdict = now
             yield Change("resumed" if now == "running" else "ended", pull, now)
@@ -2875,8 +2890,10 @@ class Tracker:
         told.pull = None  # so that nothing holds on to it
         # One that had no time to end is judged as it is now.
         now = self.now if told.verdict != "running" else math.inf
-        change = Change("forgotten", pull, verdict(pull, now) if now > self.now else told.verdict)
-        pull.finish(now)
+        blobs = pull.asked_blobs(now)
+        change = Change("forgotten", pull, told.verdict if now == self.now else
+                        verdict(pull, now, blobs))
+        pull.finish(blobs)
         conversation.forget(pull)
         for request in pull.requests:
             del self._requests[request.id]
