@@ -1425,9 +1425,9 @@ class StandardInput:
 # A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
 # about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
 # requests of one user agent for one repository of one registry are a Conversation, in the order of
-# time, and each finds its place in it when those before it have found theirs. What comes late is
-# put into the order, and those after it find their places anew: so there is one way in which a
-# request finds its place, and the order in which facts come changes nothing.
+# time, and each finds its pull when those before it have found theirs. What comes late is put into
+# the order, and those after it find their pulls anew: so there is one way in which a request finds
+# its pull, and the order in which facts come changes nothing.
 #
 # A blob goes to the newest pull of its client and user whose image has it and that lacks it. A pull
 # whose client has the manifest already asks only for the index and for blobs: its manifest is the
@@ -1545,7 +1545,7 @@ _USUAL_LINE = re.compile(
     r'(?:auth\.user\.name=([^" ]+) )?go\.version=\S+ http\.request\.host="?([^"\\ ]+)"? '
     r'http\.request\.id=([^" ]+) http\.request\.method=GET '
     r'http\.request\.remoteaddr="?([^"\\ ]+)"? '
-    r'http\.request\.uri="/v2/((?:(?!/v2/)[^"\\?%])+)/blobs/([^"\\?/%]+)" '
+    r'http\.request\.uri="/v2/([^"\\?%]+?)/blobs/([^"\\?/%]+)" '
     r'http\.request\.useragent="([^"\\]*(?:\\.[^"\\]*)*)" '
     r'(?:http\.response\.contenttype=(\S+) http\.response\.duration=(\S+) '
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
@@ -1630,7 +1630,7 @@ def line_fact(line: str) -> Optional[Fact]:
     if usual:
         (stamp, message, user, registry, request, address, repository, digest, agent, kind, *answer
          ) = usual.groups()
-        if message[0] == "a" or answer[0]:
+        if (message[0] == "a" or answer[0]) and "/v2/" not in repository:
             return _blob_fact(
                 stamp, answer, request=request, registry=registry, repository=repository,
                 digest=digest, client=host(address), proxied=bears_no_port(address),
@@ -1727,10 +1727,13 @@ class Manifest:
         self.held = 500 + 300 * len(names) + text_held("".join(names))
 
 
+Place = Tuple[float, int]  # among the requests of a conversation: by `order`, then as they came
+
+
 class Request:
     """A client's request for a manifest or a blob: what events and log lines have told of it."""
 
-    __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "entry",
+    __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "place",
                  "pull", "proxied", "user", "user_known", "stamp", "size", "first_seen",
                  "last_seen", "began", "starts_seen", "ended", "ended_stamp", "status", "written",
                  "client_left", "in_parts", "is_coarse", "event_at", "line_ended", "held")
@@ -1739,7 +1742,7 @@ class Request:
         self.id, self.client, self.digest = fact.request, fact.client, fact.digest
         self.tag, self.method, self.manifest = fact.tag, fact.method, manifest
         self.conversation: Optional[Conversation] = None
-        self.entry: Tuple = ()  # its place in there, in the order of time
+        self.place: Place = (0.0, 0)  # in there
         self.pull: Optional[Pull] = None
         self.proxied = fact.proxied
         self.user: Optional[str] = None
@@ -1783,7 +1786,7 @@ class Request:
         if fact.status is not None and self.status is None:  # the log may be read twice
             self.status, self.written = fact.status, fact.written
             self.client_left, self.in_parts = fact.client_left, fact.in_parts
-        return moves or not self.entry or abs(self.order - self.entry[0]) > 0.02
+        return moves or abs(self.order - self.place[0]) > 0.02
 
     @property
     def time(self) -> float:
@@ -2419,56 +2422,59 @@ class Repository:
 class Conversation:
     """All requests of one user agent for one repository of one registry, in the order of time.
 
-    Each finds its place, in a pull, when those before it have found theirs. What comes late is put
-    into the order, and `settle` has those after it find their places anew.
+    Each finds its pull when those before it have found theirs. What comes late is put into the
+    order, and `settle` has those after it find their pulls anew.
     """
 
     def __init__(self, key: Tuple[str, str, str], registry: Registry, repository: Repository,
                  engine: Callable[[str], Engine]) -> None:
         self.key, self.registry, self.known = key, registry, repository
         self.engine = engine  # that of a client
-        self.requests: List[Tuple[float, int, Request]] = []
+        self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
         # The pulls of each client and user; of one that nobody has named yet, None.
         self._clients: Dict[str, Dict[Optional[str], Dict[Pull, None]]] = {}
-        self._unsettled: Optional[Tuple[float, int, Request]] = None  # the first without a place
+        self._unsettled: Optional[Place] = None  # the first whose request is in no pull yet
         self._begun: Dict[str, Pull] = {}  # pulls without requests, by that which began them
         self._number = itertools.count()
 
     def add(self, request: Request) -> Optional[Pull]:
         """Take in a request; the pull that it belongs to, or None until things are settled."""
         request.conversation = self
-        entry = request.entry = (request.order, next(self._number), request)
-        if not self.requests or entry > self.requests[-1]:
-            self.requests.append(entry)
+        place = request.place = request.order, next(self._number)
+        if not self.requests or place > self.requests[-1]:
+            self.requests.append((*place, request))
             if self._unsettled is None:
-                return self._place(request)
+                return self._join(request)
         else:
-            bisect.insort(self.requests, entry)
-            self._unsettle(entry)
+            bisect.insort(self.requests, (*place, request))
+            self._unsettle(place)
         return None
 
     def move(self, request: Request) -> None:
         """A request has learned what may change its place."""
-        self._unsettle(request.entry)
-        del self.requests[bisect.bisect_left(self.requests, request.entry)]
-        request.entry = (request.order, *request.entry[1:])
-        bisect.insort(self.requests, request.entry)
-        self._unsettle(request.entry)
+        self._unsettle(request.place)
+        self._take_away(request)
+        request.place = request.order, request.place[1]
+        bisect.insort(self.requests, (*request.place, request))
+        self._unsettle(request.place)
 
     def remove(self, request: Request) -> None:
         """A request turns out to be of another conversation."""
-        self.move(request)
-        self.requests.remove(request.entry)
+        self._unsettle(request.place)
+        self._take_away(request)
         if request.pull:
             self._clear(request.pull, before=self._unsettled)
 
-    def _unsettle(self, entry: Tuple[float, int, Request]) -> None:
-        self._unsettled = entry if self._unsettled is None else min(self._unsettled, entry)
+    def _take_away(self, request: Request) -> None:
+        del self.requests[bisect.bisect_left(self.requests, request.place)]
+
+    def _unsettle(self, place: Place) -> None:
+        self._unsettled = place if self._unsettled is None else min(self._unsettled, place)
 
     def settle(self) -> Tuple[Set[Pull], int]:
-        """Have every request find its place; the pulls that this may have changed."""
+        """Have every request find its pull; the pulls that this may have changed."""
         if self._unsettled is None:
             return set(), 0
         first, self._unsettled = self._unsettled, None
@@ -2480,14 +2486,14 @@ class Conversation:
             self._clear(pull, before=first)
         for request in later:
             request.pull = None
-        touched.update([self._place(request) for request in later])
+        touched.update([self._join(request) for request in later])
         touched.update(self._begun.values())  # which are no pulls any more
         self._begun.clear()
         return touched, steps
 
-    def _clear(self, pull: Pull, before: Optional[Tuple[float, int, Request]]) -> None:
-        """Leave PULL only the requests that stand BEFORE an entry."""
-        kept = [request for request in pull.requests if before and request.entry < before]
+    def _clear(self, pull: Pull, before: Optional[Place]) -> None:
+        """Leave PULL only the requests that stand BEFORE a place."""
+        kept = [request for request in pull.requests if before and request.place < before]
         if not kept:
             self._begun[pull.requests[0].id] = pull
             self._take_out(pull)
@@ -2526,12 +2532,12 @@ class Conversation:
         self._take_out(pull)
         self._forget_asked(pull)
         for request in pull.requests:
-            del self.requests[bisect.bisect_left(self.requests, request.entry)]
+            self._take_away(request)
             request.pull = None
 
-    # -- finding a place
+    # -- finding a pull
 
-    def _place(self, request: Request) -> Pull:
+    def _join(self, request: Request) -> Pull:
         pull = (self._pull_for_manifest if request.manifest else self._pull_for_blob)(request)
         if pull is None:
             pull = self._begun.pop(request.id, None) or Pull(self, request)
@@ -2543,14 +2549,12 @@ class Conversation:
     def _latest(self, request: Request) -> Iterator[Pull]:
         """The pulls of the client that made a request, and of its user, the newest first."""
         users = self._clients.get(request.client, {})
-        pulls: Iterator[Pull]
         if request.user_known:
-            pulls = reversed(users.get(request.user, {}))
-        else:
-            share = max(2, MAX_CANDIDATES // max(1, len(users)))
-            pulls = itertools.chain.from_iterable(
-                itertools.islice(reversed(users[user]), share) for user in reversed(users))
-        return itertools.islice(pulls, MAX_CANDIDATES)
+            return itertools.islice(reversed(users.get(request.user, {})), MAX_CANDIDATES)
+        share = max(2, MAX_CANDIDATES // max(1, len(users)))
+        return itertools.islice(itertools.chain.from_iterable(
+            itertools.islice(reversed(users[user]), share) for user in reversed(users)),
+            MAX_CANDIDATES)
 
     def _latest_of_others(self, request: Request) -> Iterator[Pull]:
         """Those of other addresses, which may be of the same client."""
@@ -2578,7 +2582,7 @@ class Conversation:
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.is_missing(request.digest)
-            and pull.is_active(request.entry[0]))))
+            and pull.is_active(request.place[0]))))
         return other or own
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
@@ -2589,7 +2593,7 @@ class Conversation:
         """
         best: Dict[Optional[str], Tuple] = {}
         newest: Set[Optional[str]] = set()
-        digest, order = request.digest, request.entry[0]
+        digest, order = request.digest, request.place[0]
         for pull in pulls:
             if request.user_known and pull.user != request.user or pull.started - SLACK > order:
                 continue
@@ -2638,7 +2642,8 @@ class Tracker:
     MAX_PULLS = 5000
     MAX_HELD = 32 << 20  # bytes of memory, roughly, that pulls and manifests hold
     MAX_REGISTRIES = 1000  # a client may give its registry any name
-    STEPS = 16  # for each fact and second: requests that may find their places anew
+    STEPS = 16  # for each fact and second: requests that may find their pulls anew
+    MAX_STEPS = 1 << 20  # that are saved up
     FORGET_COMPLETE, FORGET_REST = 600, 3600  # seconds without a sign of life
 
     def __init__(self) -> None:
@@ -2670,11 +2675,14 @@ class Tracker:
 
     def feed(self, fact: Fact) -> List[Change]:
         """Take in FACT: which pulls does it begin? What else it changes, the next tick tells."""
-        self._steps = min(self._steps + self.STEPS, 1 << 20)
+        self._steps += self.STEPS
         if fact.kind == "start":
             self._start(fact)
             return []
-        registry = self._registry(fact)
+        registry = self._registries.get(fact.registry) or self._add_registry(fact.registry)
+        registry.hear(fact)
+        if self._starts and fact.instance in self._starts:
+            self._restart(registry, self._starts[fact.instance])
         manifest = None if fact.kind == "blob" else self._learn(fact)
         request = self._requests.get(fact.request)
         if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
@@ -2701,19 +2709,18 @@ class Tracker:
             for registry in registries:
                 registry.restart(fact, self.now)
 
-    def _registry(self, fact: Fact) -> Registry:
-        registry = self._registries.get(fact.registry)
-        if registry is None:
-            if len(self._registries) >= self.MAX_REGISTRIES:
-                del self._registries[next(iter(self._registries))]
-            registry = self._registries[fact.registry] = Registry()
-        registry.hear(fact)
-        if fact.instance in self._starts:
-            registry.restart(self._starts[fact.instance], self.now)
-            for other in self._registries.values():
-                if not other.is_also(registry):
-                    other.undo(fact.instance)
+    def _add_registry(self, name: str) -> Registry:
+        if len(self._registries) >= self.MAX_REGISTRIES:
+            del self._registries[next(iter(self._registries))]
+        registry = self._registries[name] = Registry()
         return registry
+
+    def _restart(self, registry: Registry, start: Fact) -> None:
+        """The process of which START tells is this REGISTRY's, and no other's."""
+        registry.restart(start, self.now)
+        for other in self._registries.values():
+            if not other.is_also(registry):
+                other.undo(start.instance)
 
     def _learn(self, fact: Fact) -> Manifest:
         """Know of a manifest, and forget the oldest if there are too many."""
@@ -2805,7 +2812,7 @@ class Tracker:
         if self._next_sweep - 1 <= now < self._next_sweep:
             return []
         self._next_sweep = now + 1
-        self._steps += self.STEPS
+        self._steps = min(self._steps + self.STEPS, self.MAX_STEPS)
         self._settle(0)
         changes, self._news = self._news, []
         due = []
@@ -2824,7 +2831,7 @@ class Tracker:
     def _settle(self, least: float) -> None:
         """Settle conversations in which something came late, for as long as there are steps left.
 
-        Steps are earned by facts, so that no fact can make others find their places again and
+        Steps are earned by facts, so that no fact can make others find their pulls again and
         again; LEAST is how many there may be at the end.
         """
         while self._late and self._steps > least:
@@ -2863,7 +2870,9 @@ class Tracker:
             told.verdict = now
             yield Change("resumed" if now == "running" else "ended", pull, now)
         if now == "running":
-            moments = [pull.last_seen + pause for pause in (2, COMPLETE_SECONDS, QUIET_SECONDS)]
+            moments = [pull.last_seen + pause for pause in (COMPLETE_SECONDS, QUIET_SECONDS)]
+            if not told.started:
+                moments.append(pull.first_seen + 2)
             at = min([at for at in moments if at > self.now], default=self.now + 5)
             self._review_at(told, min(max(at, self.now + len(pull.asked) / 200),
                                       self.now + 5 if pull.open else math.inf))
