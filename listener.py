@@ -1773,17 +1773,19 @@ class Request:
             self.user, self.user_known = fact.user, True
         if fact.size is not None:
             self.size = fact.size
-        if fact.began is not None and self.began is None:
+        if self.began is None and fact.began is not None:
             self.began, moves = fact.began, True
             self.is_coarse = "." not in fact.stamp
-        if fact.event:
+        if not fact.ended:
+            self.starts_seen = True
+        elif fact.event:
             self.event_at = fact.time if self.event_at is None else self.event_at
-        elif fact.ended:
-            self.line_ended = fact.time if self.line_ended is None else self.line_ended
-        self.starts_seen = self.starts_seen or not fact.ended
-        if fact.ended and (self.ended is None or fact.status is not None and self.status is None):
+        elif self.line_ended is None:
+            self.line_ended = fact.time
+        answered = fact.status is not None and self.status is None  # the log may be read twice
+        if answered or self.ended is None and fact.ended:
             self.ended, self.ended_stamp = fact.time, fact.stamp
-        if fact.status is not None and self.status is None:  # the log may be read twice
+        if answered:
             self.status, self.written = fact.status, fact.written
             self.client_left, self.in_parts = fact.client_left, fact.in_parts
         return moves or abs(self.order - self.place[0]) > 0.02
@@ -2311,8 +2313,8 @@ class Engine:
     def __init__(self) -> None:
         self._requests: Dict[Request, None] = {}  # the latest for blobs
 
-    def __bool__(self) -> bool:
-        return bool(self._requests)
+    def __len__(self) -> int:
+        return len(self._requests)
 
     def add(self, request: Request) -> None:
         self._requests[request] = None
@@ -2392,7 +2394,8 @@ class Registry:
 
     def restarted(self, start: float, end: float) -> bool:
         """Whether it was started anew between two times."""
-        return any(start < at < end for at, _, _, _ in self._restarts)
+        return self.last_restart > start and any(
+            start < at < end for at, _, _, _ in self._restarts)
 
     def last_sign(self, after: float) -> Tuple[float, str]:
         """When it was last heard of before the first restart AFTER a time, and that as a stamp."""
@@ -2578,7 +2581,7 @@ class Conversation:
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         own = self._best(request, self._latest(request))
-        if own and own.is_missing(request.digest):
+        if own and (request.digest not in own.asked or own.is_missing(request.digest)):
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.is_missing(request.digest)
@@ -2602,7 +2605,8 @@ class Conversation:
             contains = pull.contains(digest)
             if not contains or (contains == 1 or not is_newest) and not pull.is_active(order):
                 continue
-            rank = contains == 2, pull.is_missing(digest), pull.started <= order
+            rank = (contains == 2, digest not in pull.asked or pull.is_missing(digest),
+                    pull.started <= order)
             if request.user_known and rank == (True, True, True):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
@@ -2722,15 +2726,22 @@ class Tracker:
             if not other.is_also(registry):
                 other.undo(start.instance)
 
+    def _repository(self, fact: Fact) -> Repository:
+        key = fact.registry, fact.repository
+        repository = self._repositories.get(key)
+        if repository is None:
+            repository = self._repositories[key] = Repository()
+        return repository
+
     def _learn(self, fact: Fact) -> Manifest:
         """Know of a manifest, and forget the oldest if there are too many."""
-        key = fact.registry, fact.repository
-        repository = self._repositories.setdefault(key, Repository())
+        repository = self._repository(fact)
         known = repository.manifests.get(fact.digest)
         manifest = repository.learn(fact)
-        if manifest is not known:
-            self._manifests.append((key, manifest))
-            self._manifests_held += manifest.held
+        if manifest is known:
+            return manifest
+        self._manifests.append(((fact.registry, fact.repository), manifest))
+        self._manifests_held += manifest.held
         while self._manifests_held > self.MAX_HELD / 2 and len(self._manifests) > 1:
             key, oldest = self._manifests.popleft()
             self._manifests_held -= oldest.held
@@ -2756,8 +2767,7 @@ class Tracker:
         key = fact.registry, fact.agent, fact.repository
         conversation = self._conversations.get(key)
         if conversation is None:
-            repository = self._repositories.setdefault((fact.registry, fact.repository),
-                                                       Repository())
+            repository = self._repository(fact)
             repository.conversations += 1
             conversation = self._conversations[key] = Conversation(
                 key, registry, repository, functools.partial(self._engine, agent=fact.agent))
@@ -2907,10 +2917,11 @@ class Tracker:
         for request in pull.requests:
             del self._requests[request.id]
             self._held -= request.held
-            engine = self._engine(request.client, pull.agent)
-            engine.discard(request)
-            if not engine:
-                del self._engines[request.client, pull.agent]
+            engine = self._engines.get((request.client, pull.agent))
+            if engine is not None:
+                engine.discard(request)
+                if not engine:
+                    del self._engines[request.client, pull.agent]
         if not conversation.requests:
             del self._conversations[conversation.key]
             self._late.discard(conversation)
