@@ -1487,6 +1487,9 @@ class Fact(NamedTuple):
     in_parts: bool = False  # the answer to a request for several ranges at once
 
 
+once = sys.intern  # texts that most facts have in common: one copy is sent, hashed and kept
+
+
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
     """Digest, size and media type of what a manifest refers to, by the target of its event."""
     return tuple([(text_of(item, "digest"), amount(item.get("size")) or 0,
@@ -1529,13 +1532,16 @@ def event_fact(event: dict) -> Optional[Fact]:
     address = text_of(request, "addr")
     return Fact(
         kind="blob" if blob else "manifest" if action == "pull" else "pushed", time=at, stamp=stamp,
-        request=text_of(request, "id") or text_of(event, "id"), registry=text_of(request, "host"),
-        instance=text_of(child(event, "source"), "instanceID"),
-        repository=text_of(target, "repository"), method=method, digest=text_of(target, "digest"),
-        tag=text_of(target, "tag") or None, size=amount(target.get("size")), media_type=media_type,
+        request=text_of(request, "id") or text_of(event, "id"),
+        registry=once(text_of(request, "host")),
+        instance=once(text_of(child(event, "source"), "instanceID")),
+        repository=once(text_of(target, "repository")), method=once(method),
+        digest=once(text_of(target, "digest")), tag=text_of(target, "tag") or None,
+        size=amount(target.get("size")), media_type=once(media_type),
         references=event_references(target) if media_type in KNOWN_TYPES else (),
-        client=host(address), proxied=bears_no_port(address), agent=text_of(request, "useragent"),
-        user=text_of(child(event, "actor"), "name") or None, event=True, ended=True)
+        client=once(host(address)), proxied=bears_no_port(address),
+        agent=once(text_of(request, "useragent")),
+        user=once(text_of(child(event, "actor"), "name")) or None, event=True, ended=True)
 
 
 # logrus writes its fields in the order of their names: one expression reads the usual line at once,
@@ -1632,9 +1638,8 @@ def line_fact(line: str) -> Optional[Fact]:
          ) = usual.groups()
         if (message[0] == "a" or answer[0]) and "/v2/" not in repository:
             return _blob_fact(
-                stamp, answer, request=request, registry=registry, repository=repository,
-                digest=digest, client=host(address), proxied=bears_no_port(address),
-                agent=_unquote(agent) if "\\" in agent else agent, user=user,
+                stamp, answer, registry, repository, digest, address,
+                _unquote(agent) if "\\" in agent else agent, user, request=request,
                 in_parts=kind is not None and kind.startswith('"multipart/'))
     if not ("/blobs/" in line and "GET" in line or "listening on" in line):
         return None
@@ -1665,12 +1670,11 @@ def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
     return _blob_fact(
         stamp, [_field(fields, "http.response.duration"), fields["http.response.status"],
                 fields.get("http.response.written", 0)] if ended else (),
-        request=request, registry=_field(fields, "http.request.host"), instance=instance,
+        registry=_field(fields, "http.request.host"),
         # Under an http.prefix with /v2/ in it, only this says what the repository is.
-        repository=_field(fields, "vars.name") or blob[1], digest=blob[2],
-        client=host(address), proxied=bears_no_port(address),
+        repository=_field(fields, "vars.name") or blob[1], digest=blob[2], address=address,
         agent=_field(fields, "http.request.useragent"),
-        user=_field(fields, "auth.user.name") or None,
+        user=_field(fields, "auth.user.name") or None, request=request, instance=instance,
         client_left=bool(_CLIENT_LEFT.search(_field(fields, "err.detail") or message)),
         in_parts=_field(fields, "http.response.contenttype").startswith("multipart/"))
 
@@ -1679,7 +1683,8 @@ def _field(fields: Dict[str, Any], name: str) -> str:
     return str(fields.get(name, ""))[:MAX_TEXT]
 
 
-def _blob_fact(stamp: str, answer: Sequence[Any], **members: Any) -> Fact:
+def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str, digest: str,
+               address: str, agent: str, user: Optional[str], **members: Any) -> Fact:
     """A line's Fact; ANSWER is duration, status and bytes written, if the request has ended."""
     at = began = seconds(stamp)
     duration, status, written = answer if answer and answer[0] is not None else (None, None, None)
@@ -1688,8 +1693,10 @@ def _blob_fact(stamp: str, answer: Sequence[Any], **members: Any) -> Fact:
         status, written = int(status), amount(int(written))
         if written is None:
             raise ValueError("not a number of bytes")
-    return Fact("blob", at, stamp, method="GET", ended=duration is not None, began=began,
-                status=status, written=written, **members)
+    return Fact("blob", at, stamp, registry=once(registry), repository=once(repository),
+                method="GET", digest=once(digest), client=once(host(address)),
+                proxied=bears_no_port(address), agent=once(agent), user=user and once(user),
+                ended=duration is not None, began=began, status=status, written=written, **members)
 
 
 def text_held(text: str) -> int:
