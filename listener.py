@@ -3111,7 +3111,8 @@ class Fault:
         self.sends = sends  # the registry tries to send, and cannot
         self.lasts = False
         self.recurring = False
-        self.first = self.last = self.mended_at = -math.inf  # seconds since 1970
+        self.first = math.inf  # seconds since 1970, as all times here
+        self.last = self.mended_at = -math.inf
         self.began = -math.inf  # the first time of those with no gap up to the last
         self.times = 0
 
@@ -3121,7 +3122,7 @@ class Fault:
 
     def tell(self, at: float) -> None:
         """It was told of once more, AT that time."""
-        self.first = min(self.first, at) if self.times else at
+        self.first = min(self.first, at)
         if at - self.last > RETRY_SECONDS:
             self.began = at
         self.last = max(self.last, at)
@@ -3842,7 +3843,7 @@ function clock(stamp) {
   const at = new Date(stamp), today = at.toDateString() == new Date().toDateString();
   return isNaN(at) ? "" : at.toLocaleString("sv").slice(today ? 11 : 5);
 }
-function span(from, to) {
+function duration(from, to) {
   const s = Math.max(0, (to - Date.parse(from)) / 1000) || 0;
   return s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min`
     : s < 129600 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} days`;
@@ -3877,7 +3878,7 @@ function pullRow(pull) {
     make("td", "", ...share || cut ? [bar] : []),
     make("td", kind, [MARKS[verdict], verdict, pull.error].filter(Boolean).join(" ")),
     make("td", "soft who", who(pull)),
-    make("td", "soft number", span(pull.started, Date.parse(pull.ended))));
+    make("td", "soft number", duration(pull.started, Date.parse(pull.ended))));
 }
 const layers = n => n == 1 ? "1 layer" : n + " layers";
 const pushRow = push => make("tr", "", make("td", "soft", clock(push.time)),
@@ -3924,7 +3925,7 @@ async function poll() {
     etag = "";  // what comes next is shown anew, and the state with it
     tell("#state", "bad", "the listener does not answer");
   }
-  all("time", part => part.textContent = span(part.dateTime, Date.now() + ahead));
+  all("time", part => part.textContent = duration(part.dateTime, Date.now() + ahead));
   setTimeout(watch, 1000);
 }
 const watch = () => document.hidden ? setTimeout(watch, 1000) : poll();
