@@ -3414,7 +3414,7 @@ class LineCount:
 
 
 def telling_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The LINES that tell a Trouble something: of those of requests, the last before any other."""
+    """LINES without those that tell a Trouble nothing: requests, but for the last before others."""
     latest: Dict[str, str] = {}
     for line in lines:
         if "response completed" in line:
@@ -4184,7 +4184,7 @@ class Metrics:
 # ------------------------------------------------------------------------------------------ console
 
 class Terminal:
-    """Writes lines to stdout or stderr, in a thread of its own: only that waits for a reader."""
+    """Writes lines to stdout or stderr, in a thread of its own: nothing else waits for a reader."""
 
     MAX_WAITING = 1 << 20  # bytes
 
@@ -4230,10 +4230,9 @@ class Terminal:
 class Refusals:
     """Refused requests: a few lines a second for the console, the last ones for the page."""
 
-    SAID = 3  # per second, client and status
-    CLIENTS = 10  # of whose refusals something is said in a second
-    SHOWN = 10
-    SHOWN_SECONDS = 3600
+    SAID = 3  # refusals per second, client and status
+    NAMED = 10  # clients per second
+    SHOWN, SHOWN_SECONDS = 10, 3600  # on the page
 
     def __init__(self) -> None:
         self._last: Dict[Tuple[str, str], Tuple[float, int]] = {}  # time of the last; how many
@@ -4247,7 +4246,7 @@ class Refusals:
         self._last[key] = now, times + 1
         keep_latest(self._last, self.SHOWN)
         self._second[who] += 1
-        if self._second[who] <= self.SAID and len(self._second) <= self.CLIENTS:
+        if self._second[who] <= self.SAID and len(self._second) <= self.NAMED:
             return [f"{who}: {why}"]
         self._unsaid[who] += 1
         return []
@@ -4255,8 +4254,8 @@ class Refusals:
     def sum_up(self) -> List[str]:
         """The second is over; how many of it were not said."""
         unsaid = self._unsaid.most_common()
-        lines = [f"{who}: and {number} more" for who, number in unsaid[:self.CLIENTS]]
-        others = sum(number for _, number in unsaid[self.CLIENTS:])
+        lines = [f"{who}: and {number} more" for who, number in unsaid[:self.NAMED]]
+        others = sum(number for _, number in unsaid[self.NAMED:])
         lines += [f"others were refused: {others} more"] if others else []
         self._second.clear()
         self._unsaid.clear()
@@ -4296,7 +4295,7 @@ class Console:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self, remember: Callable[[Tracker, Trouble, Board, Metrics], None]) -> None:
-        """Begin with REMEMBER, which tells what is to know of earlier starts."""
+        """Begin with REMEMBER, which takes in what the files tell of the time before."""
         self._put(remember, self._tracker, self._trouble, self._board, self._metrics, size=0)
         self._put(lambda: self._explain(self._trouble.standing(self._now())), size=0)
         start_thread(self._thread)
@@ -4833,7 +4832,7 @@ class Service:
                                   self._answer, console.refused, token, tls)
 
     def run(self, wakeup: int) -> None:
-        """Serve until WAKEUP, from which the numbers of signals come, tells of one to end."""
+        """Serve until WAKEUP, a pipe with the numbers of signals, gives another than SIGHUP."""
         self._console.start(self._remember)
         if self._intake:
             self._intake.start()
@@ -4913,7 +4912,7 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def files_of(options: argparse.Namespace) -> Tuple[List[str], List[str]]:
-    """The logs of events, and those of registries, that a command is to read."""
+    """The paths of the logs of events, and of registries' logs, that a command reads."""
     logs, registry_logs = options.logs or log_files(DEFAULT_LOG), options.registry_log or []
     if not options.logs and not registry_logs:
         registry_logs = list(filter(os.path.exists, log_files(registry_log_beside(DEFAULT_LOG))))
