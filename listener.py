@@ -1925,6 +1925,7 @@ class Pull:
         self.children: Dict[str, None] = {}  # digests of the manifests in its indexes
         self.index: Optional[str] = None  # digest of the first of these
         self.tag: Optional[str] = None
+        self.asked_digest: Optional[str] = None  # that of the first manifest that was asked for
         self.started, self.stamp = 0.0, ""
         self.ended_time, self.ended_stamp = 0.0, ""
         self.first_seen = self.last_seen = 0.0  # signs of life, on the Tracker's clock
@@ -1990,6 +1991,7 @@ class Pull:
     def _add_manifest(self, request: Request, manifest: Manifest) -> None:
         if not self.manifests:
             self.started, self.stamp, self.user = request.time, request.stamp, request.user
+            self.asked_digest = request.digest
         self.manifests.append(request)
         self._manifests_asked.add((request.digest, request.method, bool(request.tag)))
         self.tag = self.tag or request.tag
@@ -2044,17 +2046,14 @@ class Pull:
         It goes on from a question (HEAD, or by tag) to the answer (GET, or by digest), and from an
         index to a manifest in it; asking the same again is another pull.
         """
-        if not self.manifests or not self.is_active(request.time):
+        if request.digest != self.asked_digest and (
+                request.tag or request.digest not in self.children):
             return False
-        first, by_tag = self.manifests[0], bool(request.tag)
-        if request.tag:
-            if request.method == "HEAD" or (request.tag, request.digest) != (
-                    self.tag, first.digest):
-                return False
-        elif request.digest != first.digest and request.digest not in self.children:
+        if request.tag and (request.method == "HEAD" or request.tag != self.tag):
             return False
-        return not any((request.digest, request.method, way) in self._manifests_asked
-                       for way in {False, by_tag})
+        return self.is_active(request.time) and not any(
+            (request.digest, request.method, by_tag) in self._manifests_asked
+            for by_tag in {False, bool(request.tag)})
 
     # -- the image
 
@@ -2093,11 +2092,6 @@ class Pull:
         if self.tag:
             return f"{self.repository}:{self.tag}"
         return f"{self.repository}@{self.asked_digest}" if self.manifests else self.repository
-
-    @property
-    def asked_digest(self) -> str:
-        """The digest that was asked for first."""
-        return self.manifests[0].digest if self.manifests else ""
 
     @property
     def digest(self) -> Optional[str]:
@@ -2653,7 +2647,7 @@ class Tracker:
     MAX_PULLS = 5000
     MAX_HELD = 32 << 20  # bytes of memory, roughly, that pulls and manifests hold
     MAX_REGISTRIES = 1000  # a client may give its registry any name
-    STEPS = 16  # for each fact and second: requests that may find their pulls anew
+    STEPS = 4  # for each fact and second: requests that may find their pulls anew
     MAX_STEPS = 1 << 20  # that are saved up
     FORGET_COMPLETE, FORGET_REST = 600, 3600  # seconds without a sign of life
 
