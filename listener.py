@@ -2693,6 +2693,8 @@ class Tracker:
         if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
             return []
         if request is None:
+            if "/v2/" in fact.repository and not fact.event:
+                fact = fact._replace(repository=self._repository_name(fact))
             request = Request(fact, manifest)
             request.first_seen = request.last_seen = self.now
             request.learn(fact)
@@ -2726,6 +2728,19 @@ class Tracker:
         for other in self._registries.values():
             if not other.is_also(registry):
                 other.undo(start.instance)
+
+    def _repository_name(self, fact: Fact) -> str:
+        """The name that FACT, of a log line, ends with, if an event has told of such a repository.
+
+        Of an http.prefix with /v2/ in it, nothing else tells where it ends.
+        """
+        name = fact.repository
+        while name:
+            known = self._repositories.get((fact.registry, name))
+            if known and known.manifests:
+                return name
+            name = name.partition("/v2/")[2]
+        return fact.repository
 
     def _repository(self, fact: Fact) -> Repository:
         key = fact.registry, fact.repository

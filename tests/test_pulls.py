@@ -201,6 +201,18 @@ IN_FRONT = {
 }
 
 
+@pytest.mark.parametrize("prefix", [b"/registry", b"/the/v2/registry"])
+@pytest.mark.parametrize("name", [*VARIED, "06w-403"])
+def test_an_http_prefix(name, prefix, tmp_path):
+    """All requests are below it, and no line says where it ends and the repository begins."""
+    recording = Recording(name)
+    recording.lines, count = re.subn(rb'(http\.request\.uri"?[=:]")/v2/', rb"\1%s/v2/" % prefix,
+                                     re.sub(rb" vars\.name=\S+", b"", recording.lines))
+    assert count
+    log, registry_log = recording.write(tmp_path)
+    assert differences(shown(log, "--registry-log", registry_log), recording.truth) == []
+
+
 @pytest.mark.parametrize("name", VARIED)
 @pytest.mark.parametrize("prefix", IN_FRONT.values(), ids=IN_FRONT)
 def test_prefixes_of_the_registrys_lines(name, prefix, tmp_path, capsys):
