@@ -1,10 +1,11 @@
 """What needs a tool that is not there is skipped and says why; with STS_CI set, it fails."""
 import os
 import subprocess
+import time
 
 import pytest
 
-from support.process import command, need
+from support.process import Listener, command, need
 from support.stack import image_archive
 
 
@@ -26,6 +27,23 @@ def docker_trouble(known=[]):  # the default is the memory: one `docker info` a 
         except (OSError, subprocess.TimeoutExpired) as error:
             known.append(str(error))
     return known[0]
+
+
+@pytest.fixture
+def listener(tmp_path):
+    """A listener that runs in the test's folder."""
+    with Listener(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def utc(monkeypatch):
+    """Local time is UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from support import HERE
+from support import HERE, listener as module
 from support.process import CLOCK, Listener, command, free_port, run, until
 from support.recordings import RECORDINGS, recorded_lines
 from support.registry import Registry
@@ -189,6 +189,18 @@ def test_no_token_is_written_to_the_registry_log_or_shown(tmp_path):
         assert "headers=map[***]" in kept and "go.version=go1" in kept
         for text in (kept, listener.err, listener.out, *notices(listener)):
             assert secret not in text
+
+
+def test_a_proxy_is_a_caveat_until_a_cut_was_seen_through_it():
+    caveats = module.Caveats()
+    caveats.learn("interrupted", False, False)
+    assert caveats.news() == []
+    caveats.learn("complete", True, False)
+    assert caveats.news() == caveats.standing() == [module.THROUGH_PROXY]
+    caveats.learn("complete", True, False)
+    assert caveats.news() == []
+    caveats.learn("interrupted", True, False)
+    assert caveats.standing() == []
 
 
 # ------------------------------------------------------------------------------------- from files

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import pty
 import re
 import select
 import shutil
@@ -11,20 +12,112 @@ import socket
 import time
 
 import pytest
-from support.disk import Faulty
-from support.process import CLOCK, Listener, run, until
-from support.recordings import Recording
-from support.traffic import Client, Image, event, stamp
 
-MIB = 1 << 20
-FOO = Client()
+from support.disk import Faulty
+from support.process import CLOCK, MIB, Listener, run, until
+from support.recordings import Recording, recorded, recorded_lines
+from support.traffic import FOO, Client, Image, event, sample, stamp
 
 
 def pushed(at, **members):
     return event(timestamp=stamp(at), **members)
 
 
-# ----------------------------------------------------------------------------------- its lines
+# ---------------------------------------------------------------------------------------- its lines
+
+
+def lines_of(listener, number):
+    """The lines on the console after the first, once there are so many of them."""
+    return until(lambda: len(listener.out.splitlines()) > number and listener.out.splitlines()[1:])
+
+
+@pytest.mark.parametrize("zone, at", [("UTC0", "06:30:21"), ("JST-9", "15:30:21")])
+def test_a_push_is_a_line_with_what_one_wants_to_know(tmp_path, zone, at):
+    with Listener(tmp_path, env={"TZ": zone}) as listener:
+        listener.post(sample())
+        assert lines_of(listener, 1) == [
+            f"11-24 {at} push  my/pushed:latest  3.0 MB in 2 layers  image dc787ee0e662  "
+            "by foo from 172.29.0.1 (docker/20.10.24)"]
+
+
+def test_other_events_are_a_line_each(tmp_path):
+    def target(**members):
+        return {"target": {"repository": "a/b", "digest": "sha256:" + "0123456789abcdef" * 4,
+                           **members}, "request": {}, "actor": {}}
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with Listener(tmp_path, env={"TZ": "UTC0"}) as listener:
+        for new in (
+                event(action="push", timestamp=stamp,
+                      **target(url="http://r/v2/a/b/blobs/x", size=1234)),
+                event(action="mount", timestamp=stamp,
+                      **target(url="http://r/v2/a/b/blobs/x", size=999, fromRepository="c/d")),
+                event(action="delete", timestamp=stamp, **target(tag="v1")),
+                event(action="delete", timestamp=stamp, **target()),
+                event(action="levitate", timestamp="never", target=None, request=3, actor="x"),
+                {}):
+            listener.post(new)
+        lines = lines_of(listener, 6)
+    assert [line[8:] for line in lines[:5]] == [
+        " push  a/b  layer 0123456789ab  1.2 kB",
+        " mount  a/b  layer 0123456789ab  999 B  from c/d",
+        " delete  a/b:v1",
+        " delete  a/b@0123456789ab",
+        " levitate  @?"]
+    assert [line[:8] for line in lines[:5]] == [stamp[11:19]] * 4 + ["--:--:--"]
+
+
+def test_a_pull_is_a_line_at_its_start_and_one_at_its_end(tmp_path):
+    with Listener(tmp_path, "--syslog-port", "0", env={"TZ": "UTC0"}) as listener:
+        for line in recorded_lines("docker_complete-registry2"):
+            listener.syslog(b"<27>1 - - registry - - - " + line.encode())
+        for new in recorded("docker_complete-registry2"):
+            listener.post(new)
+        assert lines_of(listener, 2) == [
+            "11-24 06:28:55 pull  my/ubuntu:latest  started  11.0 MB in 4 layers  "
+            "image ad98c2179f3d  by foo from 172.25.0.1 (docker/20.10.24)",
+            "11-24 06:28:55 pull  my/ubuntu:latest  complete  11.0 MB after 0 s  "
+            "by foo from 172.25.0.1 (docker/20.10.24)"]
+
+
+def test_quiet_prints_no_events(tmp_path):
+    with Listener(tmp_path, "--quiet") as listener:
+        first = listener.out
+        for new in [*recorded("docker_complete-registry2"), sample(), event(action="x")]:
+            listener.post(new)
+        listener.stop()
+        assert listener.out == first
+        assert listener.err == ""
+
+
+@pytest.mark.parametrize("env, coloured", [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_colours_unless_no_color_is_set(tmp_path, env, coloured):
+    ours, theirs = pty.openpty()
+    with contextlib.closing(os.fdopen(ours, "rb", 0)) as terminal:
+        with Listener(tmp_path, env=env, start=False, stdout=theirs) as listener:
+            listener.launch()
+            os.close(theirs)
+            shown = terminal.read(1000)
+            listener.port = int(re.search(rb":(\d+),", shown)[1])
+            listener.post(sample())
+            while shown.count(b"\n") < 2:
+                shown += terminal.read(1000)
+    line = shown.splitlines()[1]
+    assert b"my/pushed:latest" in line
+    assert (b"\x1b[" in line) == coloured
+    if coloured:
+        assert re.fullmatch(rb"\x1b\[\d+m[^\x1b]+\x1b\[0m", line)
+
+
+def test_a_file_gets_no_colours(listener):
+    listener.post(sample())
+    lines_of(listener, 1)
+    assert "\x1b" not in listener.out
+
+
+def test_a_refusal_is_a_line_on_stderr(listener):
+    listener.post(b"{}")
+    said = until(lambda: listener.err)
+    assert re.fullmatch(rf"{CLOCK} 127\.0\.0\.1 was refused with 400: [^\n]+\n", said)
 
 
 def test_every_line_bears_the_time(tmp_path):
@@ -99,7 +192,39 @@ def test_of_many_clients_that_are_refused_few_are_named(tmp_path):
               == sent, lambda: listener.err)
 
 
-# ------------------------------------------------------------------------- where nobody listens
+# ----------------------------------------------------------------------------- where nobody listens
+
+
+def launch_into_a_pipe(listener):
+    """Start it with a pipe for its console; the end that the console could be read from."""
+    ours, theirs = os.pipe()
+    listener.popen["stdout"] = theirs
+    listener.launch()
+    os.close(theirs)
+    listener.port = int(re.search(rb":(\d+),", os.read(ours, 1000))[1])
+    return ours
+
+
+def test_a_console_that_nobody_reads_holds_nobody_up(tmp_path):
+    """Neither senders nor the end: it is a stopped terminal, or a pipe to a stuck process."""
+    with Listener(tmp_path, start=False) as listener:
+        ours = launch_into_a_pipe(listener)
+        for _ in range(20):
+            assert listener.post([event() for _ in range(100)])[0] == 200
+        assert listener.stop() == 0
+        assert len(listener.events()) == 2000
+    os.close(ours)
+
+
+def test_a_console_that_is_gone_does_no_harm(tmp_path):
+    with Listener(tmp_path, start=False) as listener:
+        ours = launch_into_a_pipe(listener)
+        os.close(ours)
+        for _ in range(3):
+            assert listener.post(event()) == (200, "")
+        assert listener.stop() == 0
+        assert "Traceback" not in listener.err
+        assert len(listener.events()) == 3
 
 
 def full():
@@ -172,7 +297,7 @@ def test_an_error_in_showing_is_one_line_and_not_the_end(tmp_path):
         assert len(listener.events()) == 21
 
 
-# ------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def test_memory_is_bounded_while_nobody_reads(tmp_path):
@@ -198,7 +323,7 @@ def test_memory_is_bounded_while_nobody_reads(tmp_path):
     os.close(ours)
 
 
-# ------------------------------------------------------------------------------------ restarts
+# ----------------------------------------------------------------------------------------- restarts
 
 
 def said(listener):

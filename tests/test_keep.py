@@ -1,26 +1,21 @@
 """What the listener's files look like, whatever was in them and whenever it was killed."""
 
 import contextlib
-import gzip
+import ctypes
 import json
 import os
+import shutil
+import subprocess
 
 import pytest
+
 from support import listener as module
 from support.disk import Faulty
-from support.process import Listener, read_log, run, until
+from support.process import Listener, read_log, run, until, written
 from support.recordings import recorded
 from support.traffic import event
 
 RENAMES = ["log.log.3", "log.log.2", "log.log.1"]  # in the order in which they happen
-
-
-def written(tmp_path, data, name="log.log"):
-    """A file with DATA where the listener keeps its own."""
-    path = tmp_path / "listener_log" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 # ---------------------------------------------------------------------------- what was there before
@@ -106,24 +101,110 @@ def test_a_file_that_is_emptied_after_a_write_failed_gets_no_nuls(tmp_path):
         assert listener.events() == [new]
 
 
-# ---------------------------------------------------------------------------------------- escapes
+# ------------------------------------------------------------------------------------- what is kept
 
-STRANGE = "".join(map(chr, [*range(32), *range(0x7f, 0xa0), 0x61c, 0x200e, 0x200f,
-                            *range(0x202a, 0x202f), *range(0x2066, 0x206a)]))
+STRANGE = [
+    {"id": "1", "action": "levitate", "zzz": 1, "aaa": {"b": [None, True, -0.5, 1e-9, [], {}]}},
+    {"action": "push", "id": "2", "target": "no object", "request": [], "actor": 7},
+    {"id": "3", "timestamp": 12, "action": None, "target": {"size": "big", "references": {}}},
+    {"id": "4", "text": "äöü 漢字 \U0001f600 \u2028 \x7f \x00 \\u0041 \" / \t"},
+    {"id": "5", "big": 2 ** 64, "bigger": 10 ** 100, "less": -(2 ** 70)},
+    {"id": "6", "lone": "a\ud800b", "\udfff": "as a name", "back": "\\\ud83d"},
+    {"id": "7", "": "", "id ": "other"},
+    {"id": 8}, {"id": ["9"]}, {"id": ""}, {"id": None}, {},
+]
+
+
+def test_the_log_has_every_event_exactly_as_it_came(listener):
+    """A line each: compact, in UTF-8, with every member in its order, and nothing added."""
+    events = [*recorded("docker_complete-registry2"), *recorded("push_only-registry2"), *STRANGE]
+    for new in events:
+        assert listener.post(new) == (200, "")
+    assert listener.log.read_bytes().decode("utf-8") == "".join(
+        json.dumps(new, ensure_ascii=False, separators=(",", ":"))
+        .encode("utf-8", "backslashreplace").decode("utf-8").replace("\x7f", "\\u007f") + "\n"
+        for new in events)
+    assert listener.events() == events
+    assert "Traceback" not in listener.err
+
+
+def test_events_of_one_envelope_are_kept_in_their_order(listener):
+    events = [event() for _ in range(20)]
+    assert listener.post(events) == (200, "")
+    assert listener.post([]) == (200, "")
+    assert listener.events() == events
+
+
+def test_members_of_the_envelope_beside_the_events_are_no_matter(listener):
+    assert listener.post(b'{"version":3,"events":[{"id":"a"}],"more":[1]}') == (200, "")
+    assert listener.log.read_bytes() == b'{"id":"a"}\n'
+
+
+def test_an_event_is_written_once(listener):
+    new, other = event(), event()
+    assert listener.post(new) == (200, "")
+    assert listener.post(new) == (200, "")
+    assert listener.post([other, new, other, {**new, "action": "pull"}]) == (200, "")
+    assert listener.events() == [new, other]
+
+
+def test_events_without_an_id_are_all_written(listener):
+    for nameless in ({}, {"id": ""}, {"id": None}, {"id": 1}):
+        assert listener.post([nameless, nameless]) == (200, "")
+        assert listener.post(nameless) == (200, "")
+    assert len(listener.events()) == 12
+
+
+def test_ids_are_remembered_over_a_restart(listener):
+    old = [event() for _ in range(3)]
+    listener.post(old)
+    for end in (listener.stop, listener.kill):
+        end()
+        listener.start()
+        assert listener.post(old) == (200, "")
+        assert listener.ids() == [one["id"] for one in old]
+    assert listener.health()[1]["events"] == 0
+
+
+def test_the_last_100_000_ids_are_remembered_over_a_restart(tmp_path):
+    log = tmp_path / "listener_log" / "log.log"
+    log.parent.mkdir()
+    log.write_bytes(b"".join(b'{"id":"%d"}\n' % number for number in range(100_500)))
+    with Listener(tmp_path) as listener:
+        before = log.read_bytes()
+        assert listener.post([{"id": "500"}, {"id": "100499"}, {"id": "50000"}]) == (200, "")
+        assert log.read_bytes() == before
+        assert listener.post({"id": "new"}) == (200, "")
+        assert log.read_bytes() == before + b'{"id":"new"}\n'
+
+
+def test_lines_that_nobody_can_read_do_not_keep_it_from_starting(tmp_path):
+    log = tmp_path / "listener_log" / "log.log"
+    log.parent.mkdir()
+    before = b'\xff\n{"id":"a"\n[]\n"id"\n\n' + b"[" * 100_000 + b'\n{"id":"b"}\n'
+    log.write_bytes(before)
+    with Listener(tmp_path) as listener:
+        assert listener.post([{"id": "b"}, {"id": "c"}]) == (200, "")
+        assert log.read_bytes() == before + b'{"id":"c"}\n'
+        assert listener.err == ""
+
+
+CONTROLS = "".join(map(chr, [*range(32), *range(0x7f, 0xa0), 0x61c, 0x200e, 0x200f,
+                             *range(0x202a, 0x202f), *range(0x2066, 0x206a)]))
 
 
 def test_no_control_character_gets_into_the_log(tmp_path):
     """They are escapes in it, of the same event: `cat` shows it and drives no terminal."""
     with Listener(tmp_path) as listener:
-        news = [event(**{character: f"a{character}\\{character}é\u2028"}) for character in STRANGE]
+        news = [event(**{character: f"a{character}\\{character}é\u2028"}) for character in CONTROLS]
         assert listener.post(news) == (200, "")
         assert listener.events() == news
         text = listener.log.read_text("utf-8")
-        assert not set(text) & (set(STRANGE) - {"\n"})
+        assert not set(text) & (set(CONTROLS) - {"\n"})
         assert "é\u2028" in text and "\\u0085" in text
 
 
-# --------------------------------------------------------------------------------------- rotation
+# ----------------------------------------------------------------------------------------- rotation
 
 
 def kept_events(listener):
@@ -224,38 +305,124 @@ def test_logrotate_may_come_in_between(tmp_path):
         assert sorted(new["id"] for new in kept) == sorted(new["id"] for new in news)
 
 
-@pytest.mark.parametrize("value", ["", "0", "1X", "-1K", "1K:0", "1K:x", "K"])
-def test_a_rotation_that_means_nothing_is_wrong_usage(tmp_path, value):
-    status, _, err = run(tmp_path, "--port", "0", "--rotate", value)
-    assert status == 2 and "--rotate" in err
+# ----------------------------------------------------------------------------------- the log's file
 
 
-def test_pulls_reads_the_rotated_files_first(tmp_path):
-    """As in one file, gzipped ones and those of the registry's log as well."""
-    name = "docker_interrupted-registry2"
-    lines = [json.dumps(new).encode() + b"\n" for new in recorded(name)]
-    events = written(tmp_path, b"".join(lines))
-    _, expected, _ = run(tmp_path, "pulls", "--json")
-    assert expected
-    third = len(lines) // 3
-    events.with_name("log.log.2.gz").write_bytes(gzip.compress(b"".join(lines[:third])))
-    events.with_name("log.log.1").write_bytes(b"".join(lines[third:2 * third]))
-    events.write_bytes(b"".join(lines[2 * third:]))
-    events.with_name("log.log.torn").write_bytes(b"not read\n")
-    assert run(tmp_path, "pulls", "--json") == (0, expected, "")
-    events.rename(events.with_name("log.log.0"))  # no log.log for a moment, as when it is renamed
-    status, _, err = run(tmp_path, "pulls", "--json")
-    assert (status, err) == (0, "")
+def test_a_renamed_log_is_begun_anew(listener):
+    old, new = event(), event()
+    listener.post(old)
+    rotated = listener.log.with_name("log.log.1")
+    listener.log.rename(rotated)
+    assert listener.post([new, old]) == (200, "")
+    assert read_log(rotated) == [old]
+    assert listener.events() == [new]
+    status, _, err = run(listener.folder, "--port", "0")  # and the new file is locked as well
+    assert status == 1 and "another listener" in err
 
 
-def test_a_line_that_is_too_long_is_skipped_and_counted(tmp_path):
-    """With all of it: its end would be an event."""
-    lines, others = ([json.dumps(new).encode() + b"\n" for new in recorded(name)] for name in (
-        "docker_complete-registry2", "docker_interrupted-registry2"))
-    written(tmp_path, b"".join(lines))
-    _, expected, _ = run(tmp_path, "pulls", "--json")
-    written(tmp_path, gzip.compress(b"".join(lines[:1]) + b" " * (2 * module.MAX_READ_LINE)
-                                    + b"".join(others[:1] + lines[1:]), 1), "a.gz")
-    status, out, err = run(tmp_path, "pulls", "--json", "listener_log/a.gz")
-    assert (status, out) == (0, expected)
-    assert "1 line could not be read" in err
+def test_a_removed_log_is_begun_anew(listener):
+    new = event()
+    listener.post(event())
+    listener.log.unlink()
+    assert listener.post(new) == (200, "")
+    assert listener.events() == [new]
+
+
+def test_a_removed_folder_is_made_anew(tmp_path):
+    with Listener(tmp_path, "--log", "a/b/log.log", "--syslog-port", "0") as listener:
+        log = tmp_path / "a" / "b" / "log.log"
+        listener.post(event())
+        shutil.rmtree(tmp_path / "a")
+        new = event()
+        assert listener.post(new) == (200, "")
+        assert read_log(log) == [new]
+        listener.syslog(b"a line")
+        until(lambda: log.with_name("registry.log").exists()
+              and log.with_name("registry.log").read_bytes() == b"a line\n")
+
+
+def test_another_file_in_the_logs_place_is_gone_on_with(listener):
+    """As logrotate's `create` and `copytruncate` leave it; a torn line in it is cut off."""
+    news = [event() for _ in range(3)]
+    listener.post(event())
+    other = listener.log.with_name("other")
+    other.write_bytes(b'{"id":"whole"}\n{"id":"tor')
+    other.replace(listener.log)
+    assert listener.post(news[0]) == (200, "")
+    assert listener.events() == [{"id": "whole"}, news[0]]
+    os.truncate(listener.log, 0)
+    assert listener.post(news[1]) == (200, "")
+    assert listener.post(news[2]) == (200, "")
+    assert listener.events() == news[1:]
+
+
+def test_a_log_that_is_removed_while_it_is_written(tmp_path):
+    with Faulty(tmp_path) as listener:
+        new = event()
+        listener.fault("removed")
+        assert listener.post(new) == (200, "")
+        assert listener.events() == [new]
+
+
+def test_a_log_that_cannot_be_opened_loses_nothing(listener):
+    """A folder in its place, then a file in its folder's place."""
+    news = [event(), event()]
+    listener.post(event())
+    folder, aside = listener.log.parent, listener.folder / "aside"
+
+    listener.log.unlink()
+    listener.log.mkdir()
+    assert listener.post(news)[0] == 503
+    assert listener.health()[0] == 503
+    listener.log.rmdir()
+    assert listener.post(news) == (200, "")
+    assert listener.health()[0] == 200
+    assert listener.events() == news
+
+    folder.rename(aside)
+    folder.write_bytes(b"")
+    late = event()
+    assert listener.post(late)[0] == 503
+    assert listener.health()[0] == 503
+    folder.unlink()
+    aside.rename(folder)
+    assert listener.post(late) == (200, "")
+    assert listener.health()[0] == 200
+    assert listener.events() == [*news, late]
+
+
+def obey_permissions():
+    """Root that executes after this has no power to write where it may not (CAP_DAC_OVERRIDE)."""
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0):
+        os._exit(77)
+
+
+def test_a_log_that_may_not_be_written_loses_nothing(tmp_path):
+    try:
+        obeying = subprocess.run(["true"], preexec_fn=obey_permissions).returncode == 0
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        obeying = False
+    if not obeying:
+        pytest.skip("nothing makes root obey file permissions here")
+    with Listener(tmp_path, preexec_fn=obey_permissions) as listener:
+        folder, new = listener.log.parent, event()
+        listener.post(event())
+        listener.log.unlink()
+        folder.chmod(0o555)
+        try:
+            assert listener.post(new)[0] == 503
+            status, health = listener.health()
+            assert status == 503 and "permission denied" in health["error"]
+        finally:
+            folder.chmod(0o755)
+        assert listener.post(new) == (200, "")
+        assert listener.health()[0] == 200
+        listener.log.chmod(0o000)  # it is open: nothing changes until it is opened again
+        newer = event()
+        assert listener.post(newer) == (200, "")
+        listener.log.chmod(0o644)
+        assert listener.events() == [new, newer]
+        listener.log.chmod(0o444)
+        listener.stop()
+        status, out, err = run(tmp_path, "--port", "0", preexec_fn=obey_permissions)
+        assert (status, out, err.count("\n")) == (1, "", 1) and "permission denied" in err

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from support import LISTENER, listener, process
-from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move
+from support.process import written
+from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move, recorded
 from support.traffic import START, Client, Image
 
 MEMBERS = ["started", "ended", "image", "registry", "repository", "tag", "digest", "image_id",
@@ -247,6 +248,24 @@ def test_gzipped_logs_in_rotation(name, tmp_path):
                 file.writelines(part)
     options = [word for path in paths["registry.log"] for word in ("--registry-log", path)]
     assert differences(shown(*paths["log.log"], *options), recording.truth) == []
+
+
+def test_pulls_reads_the_rotated_files_first(tmp_path):
+    """As in one file, gzipped ones and those of the registry's log as well."""
+    name = "docker_interrupted-registry2"
+    lines = [json.dumps(new).encode() + b"\n" for new in recorded(name)]
+    events = written(tmp_path, b"".join(lines))
+    _, expected, _ = process.run(tmp_path, "pulls", "--json")
+    assert expected
+    third = len(lines) // 3
+    events.with_name("log.log.2.gz").write_bytes(gzip.compress(b"".join(lines[:third])))
+    events.with_name("log.log.1").write_bytes(b"".join(lines[third:2 * third]))
+    events.write_bytes(b"".join(lines[2 * third:]))
+    events.with_name("log.log.torn").write_bytes(b"not read\n")
+    assert process.run(tmp_path, "pulls", "--json") == (0, expected, "")
+    events.rename(events.with_name("log.log.0"))  # no log.log for a moment, as when it is renamed
+    status, _, err = process.run(tmp_path, "pulls", "--json")
+    assert (status, err) == (0, "")
 
 
 def test_registry_log_on_stdin(tmp_path):
@@ -537,3 +556,16 @@ def test_line_that_is_too_long_is_skipped(tmp_path):
     status, out, err = run("--json", tmp_path / "long.log.gz", "--registry-log", registry_log)
     assert status == 0 and json.loads(out)["verdict"] == "complete"
     assert err == "listener: 1 line could not be read\n"
+
+
+def test_a_line_that_is_too_long_is_skipped_and_counted(tmp_path):
+    """With all of it: its end would be an event."""
+    lines, others = ([json.dumps(new).encode() + b"\n" for new in recorded(name)] for name in (
+        "docker_complete-registry2", "docker_interrupted-registry2"))
+    written(tmp_path, b"".join(lines))
+    _, expected, _ = process.run(tmp_path, "pulls", "--json")
+    written(tmp_path, gzip.compress(b"".join(lines[:1]) + b" " * (2 * listener.MAX_READ_LINE)
+                                    + b"".join(others[:1] + lines[1:]), 1), "a.gz")
+    status, out, err = process.run(tmp_path, "pulls", "--json", "listener_log/a.gz")
+    assert (status, out) == (0, expected)
+    assert "1 line could not be read" in err

@@ -1,33 +1,163 @@
-"""What of HTTP and JSON is accepted, and that nobody makes others wait."""
+"""What of HTTP and JSON is accepted, how it is answered, and that nobody makes others wait."""
 
-import json
+import concurrent.futures
+import contextlib
+import http.client
+import random
 import re
+import select
 import shutil
 import signal
+import socket
 import ssl
-import subprocess
-import sys
 
 import pytest
-from support import LISTENER
-from support.process import Listener, make_certificate, request, run, statuses, until
-from support.recordings import recorded, recorded_lines
-from support.traffic import envelope, event
 
-MIB = 1 << 20
-NAME = "docker_interrupted-registry2"
+from support import HERE
+from support.disk import Faulty
+from support.process import MIB, Listener, drain, make_certificate, need, request, statuses, until
+from support.traffic import envelope, event, sample
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
+    """For tests that leave nothing behind but events."""
     with Listener(tmp_path_factory.mktemp("shared")) as listener:
         yield listener
         assert "Traceback" not in listener.err and "internal error" not in listener.err
 
 
+# ----------------------------------------------------------------------------- requests and answers
+
+
+@pytest.mark.parametrize("path", ["/log", "/", "/a/b%20c?d=e", "//log", "/healthz"])
+def test_a_post_to_any_path_is_taken(shared, path):
+    new = event()
+    assert shared.post(new, path) == (200, "")
+    assert shared.headers["Content-Length"] == "0"
+    assert shared.events()[-1] == new
+
+
+@pytest.mark.parametrize("content_type", [
+    "application/vnd.docker.distribution.events.v1+json",
+    "application/vnd.docker.distribution.events.v2+json",
+    "application/json; charset=utf-8", "text/plain", "nonsense", "", None])
+def test_any_content_type_is_taken(shared, content_type):
+    new = event()
+    assert shared.post(new, Content_Type=content_type) == (200, "")
+    assert shared.events()[-1] == new
+
+
+@pytest.mark.parametrize("method, path, status, allow", [
+    ("GET", "/x", 404, None), ("GET", "/log", 404, None), ("HEAD", "/log", 404, None),
+    ("PUT", "/log", 405, "POST"), ("DELETE", "/log", 405, "POST"),
+    ("PATCH", "/pulls", 405, "GET, HEAD, POST"), ("OPTIONS", "/log", 405, "POST"),
+    ("TRACE", "/log", 405, "POST"), ("BREW", "/log", 405, "POST"), ("post", "/log", 405, "POST"),
+    ("PUT", "/healthz", 405, "GET, HEAD, POST")])
+def test_other_methods_and_paths(shared, method, path, status, allow):
+    body = envelope(event()) if method not in ("GET", "HEAD") else None
+    before = shared.log.read_bytes()
+    assert shared.request(method, path, body)[0] == status
+    assert shared.headers["Allow"] == allow
+    assert shared.log.read_bytes() == before
+
+
+def test_healthz(listener):
+    assert listener.health() == (200, {"status": "ok", "events": 0, "duplicates": 0})
+    new = event()
+    listener.post(new)
+    listener.post(new)
+    assert listener.health() == (200, {"status": "ok", "events": 1, "duplicates": 1})
+    assert listener.headers["Content-Type"].startswith("application/json")
+    assert listener.request("HEAD", "/healthz") == (200, "")
+    assert listener.request("GET", "/healthz?verbose")[0] == 200
+
+
+@pytest.mark.parametrize("line", ["POST /log HTTP/2.0", "POST /log HTTP/9", "POST /log",
+                                  "POST", "GET /healthz", "POST /log HTTP/1.1 x", "\x16\x03\x01",
+                                  pytest.param("POST /" + "a" * 70_000 + " HTTP/1.1", id="long")])
+def test_what_is_no_request_is_the_clients_fault(shared, line):
+    answer = shared.raw(line.encode() + b"\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    assert all(400 <= status < 500 for status in statuses(answer)), answer
+    assert shared.health()[0] == 200
+
+
+def test_http_1_0_is_taken(shared):
+    new = event()
+    body = envelope(new)
+    answer = shared.raw(b"POST /log HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body,
+                        half_close=False)
+    assert statuses(answer) == [200]
+    assert shared.events()[-1] == new
+
+
+def test_a_connection_may_be_kept_open(shared):
+    news = [event() for _ in range(3)]
+    connection = http.client.HTTPConnection("127.0.0.1", shared.port, timeout=20)
+    with contextlib.closing(connection):
+        for new in news:
+            connection.request("POST", "/log", envelope(new))
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b"")
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+    assert shared.events()[-3:] == news
+
+
+def test_requests_may_come_all_at_once(shared):
+    news = [event() for _ in range(5)]
+    bodies = [envelope(new) for new in news]
+    answer = shared.raw(b"".join(map(request, bodies)))
+    assert statuses(answer) == [200] * 5
+    assert shared.events()[-5:] == news
+
+
+def test_questions_and_events_may_come_all_at_once(shared):
+    """And each gets its own answer, in order, also where a client is slow to read them."""
+    chance, events, sent = random.Random(3), [], b""
+    for _ in range(1500):
+        if chance.random() < 0.5:
+            sent += b"GET /healthz HTTP/1.1\r\n\r\n"
+        else:
+            events.append(event(padding="x" * chance.choice([0, 100, 2000, 30_000])))
+            sent += request(envelope(events[-1]))
+    before = len(shared.events())
+    assert statuses(shared.raw(sent)) == [200] * 1500
+    assert shared.events()[before:] == events
+
+
+def test_who_reads_late_gets_each_answer_once(shared):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", shared.port))
+        ask = b"GET /healthz HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 500)
+        rest = ask * 40_000 + request(b"{}")  # more than the kernel keeps for either side
+        while select.select([], [connection], [], 0.5)[1]:  # until the listener takes no more
+            rest = rest[connection.send(rest[:100_000]):]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            answers = pool.submit(drain, connection)
+            connection.sendall(rest)
+            assert statuses(answers.result()) == [200] * 40_000 + [400]
+
+
+def test_a_client_may_wait_for_leave_to_send_the_body(shared):
+    body = envelope(event())
+    with shared.connect() as connection:
+        connection.sendall(b"POST /log HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                           b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body))
+        assert statuses(connection.recv(1000)) == [100]
+        connection.sendall(body)
+        assert statuses(drain(connection)) == [200]
+    refused = shared.raw(b"POST /log HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                         b"Content-Length: 9000000\r\n\r\n", half_close=False)
+    assert statuses(refused) == [413]
+
+
 # -------------------------------------------------------------------------------------------- heads
 
 BODY = envelope(event(id="not kept"))
+
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)
 
 
@@ -95,6 +225,92 @@ def test_a_token_in_a_request_line_is_not_repeated(tmp_path, line):
 
 # ------------------------------------------------------------------------------------------- bodies
 
+BAD = {
+    "nothing": b"",
+    "no JSON": b"hello",
+    "an envelope cut short": envelope(event())[:-1],
+    "something behind it": envelope(event()) + b"x",
+    "two envelopes": envelope(event()) * 2,
+    "not UTF-8": b'{"events":[{"id":"\xff"}]}',
+    "UTF-16": envelope(event()).decode().encode("utf-16"),
+    "a surrogate in UTF-8": b'{"events":[{"id":"\xed\xa0\x80"}]}',
+    "a list": b"[]",
+    "null": b"null",
+    "no events": b"{}",
+    "events null": b'{"events":null}',
+    "events an object": b'{"events":{}}',
+    "events a string": b'{"events":"[]"}',
+    "Events": b'{"Events":[]}',
+    "an event that is null": b'{"events":[null]}',
+    "an event that is a string": b'{"events":["push"]}',
+    "an event that is a list": b'{"events":[[]]}',
+    "a bad one behind a good one": envelope([event(), 1]),
+    "NaN": b'{"events":[{"id":"n","size":NaN}]}',
+    "Infinity": b'{"events":[{"id":"n","size":-Infinity}]}',
+    "NaN beside the events": b'{"version":NaN,"events":[{"id":"n"}]}',
+    "a raw control character": b'{"events":[{"id":"a\nb"}]}',
+    "nested too deeply": b'{"events":[' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"]}",
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_what_is_no_envelope_is_refused_and_nothing_of_it_written(shared, body):
+    before = shared.log.read_bytes()
+    status, text = shared.post(body)
+    assert status == 400
+    assert re.fullmatch(r"[^\n]+\n", text)
+    assert shared.log.read_bytes() == before
+
+
+def test_the_sample_of_the_readme_is_an_envelope(shared):
+    body = (HERE / "sample.json").read_bytes()
+    assert shared.post(body) == (200, "")
+    assert shared.events()[-1] == sample()
+
+
+@pytest.mark.parametrize("headers, status", [
+    ("", 411),
+    ("Content-Length: many\r\n", 400),
+    ("Content-Length: -1\r\n", 400),
+    ("Content-Length: +2\r\n", 400),
+    ("Content-Length: 2, 2\r\n", 400),
+    ("Content-Length: 2\r\nContent-Length: 2\r\n", 400),
+    (f"Content-Length: {8 * MIB + 1}\r\n", 413),
+    (f"Content-Length: {10 ** 30}\r\n", 413),
+    ("Content-Length: 2\r\nContent-Encoding: gzip\r\n", 415),
+    ("Transfer-Encoding: chunked\r\n", 501),
+    ("Transfer-Encoding: gzip, chunked\r\n", 501),
+    ("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", 400)])
+def test_a_body_that_is_not_taken_is_not_waited_for(shared, headers, status):
+    """The answer comes though the body never does, and says in a line what was wrong."""
+    answer = shared.raw(f"POST /log HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode(),
+                        half_close=False, seconds=8)
+    assert statuses(answer) == [status]
+    head, _, text = answer.partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head
+    assert re.fullmatch(rb"[^\n]+\n", text)
+
+
+def test_a_body_of_8_mib_is_taken(listener):
+    new = event(padding="")
+    new["padding"] = "x" * (8 * MIB - len(envelope(new)))
+    assert len(envelope(new)) == 8 * MIB
+    assert listener.post(new) == (200, "")
+    assert listener.events() == [new]
+
+
+def test_a_plain_encoding_may_be_named(shared):
+    assert shared.post(event(), Content_Encoding="identity") == (200, "")
+
+
+def test_a_body_that_ends_early_is_not_taken(shared):
+    body = envelope(event())
+    before = shared.log.read_bytes()
+    answer = shared.raw(b"POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+                        % (len(body) + 1) + body)
+    assert statuses(answer) == [400]
+    assert shared.log.read_bytes() == before
+
 
 def filled(piece, size=8 * MIB):
     """A body of about SIZE bytes, an event with as many PIECEs as fit in."""
@@ -149,6 +365,77 @@ def test_a_small_event_is_answered_before_the_large_bodies_that_came_earlier(tmp
         assert listener.ids()[0] == "first"
 
 
+# ----------------------------------------------------------------------------------- TLS and tokens
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    need("" if shutil.which("openssl") else "it is not installed", "openssl")
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+def test_https(tmp_path, certificate):
+    key, cert, trusting = certificate
+    with Faulty(tmp_path, "--tls-cert", cert, "--tls-key", key, REQUEST_SECONDS=1000) as listener:
+        assert f"https://0.0.0.0:{listener.port}," in listener.out
+        big = event(padding="x" * 2 * MIB)
+        with listener.connect(), listener.connect() as half:  # who says nothing is in nobody's way
+            half.sendall(b"\x16\x03\x01")
+            assert listener.post(big, tls=trusting) == (200, "")
+            assert listener.post(b"{}", tls=trusting)[0] == 400
+            assert listener.request("GET", "/healthz", tls=trusting)[0] == 200
+            with pytest.raises(ssl.SSLError):
+                listener.post(event(), tls=ssl.create_default_context())
+            answer = listener.raw(b"POST /log HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+            assert b"200" not in answer
+            assert listener.post(big, tls=trusting) == (200, "")
+            assert listener.events() == [big]
+            hint = until(lambda: [line for line in listener.err.splitlines() if "https" in line])
+            assert "127.0.0.1 was refused" in hint[0]
+            assert listener.stop() == 0
+        assert "Traceback" not in listener.err
+
+
+def test_many_requests_at_once_over_https(tmp_path, certificate):
+    """In records that hold several requests, and requests that span records."""
+    key, cert, trusting = certificate
+    events = [event(padding="x" * size) for size in (0, 10, 1000, 20_000) * 10]
+    with Listener(tmp_path, "--tls-cert", cert, "--tls-key", key, "--quiet") as listener, \
+            listener.connect() as plain, \
+            trusting.wrap_socket(plain, server_hostname="localhost") as connection:
+        for body in map(envelope, events):
+            connection.sendall(request(body))
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert statuses(drain(connection)) == [200] * 41
+        assert listener.events() == events
+
+
+def test_https_at_a_listener_without_a_certificate_is_told_at_once(tmp_path):
+    with Listener(tmp_path) as listener:
+        with pytest.raises(ssl.SSLError):
+            listener.post(event(), tls=ssl.create_default_context(), seconds=5)
+        until(lambda: re.search(r"refused with 400: that is TLS: .* http://", listener.err))
+
+
+@pytest.mark.parametrize("token", ["s3cret-token", "geheim-äöü"])
+def test_only_who_has_the_token_may_post(tmp_path, token):
+    (tmp_path / "token").write_text(token + "\n", encoding="utf-8")
+    sent = token.encode("utf-8")  # as Go sends what stands in the registry's config
+    with Listener(tmp_path, "--token-file", "token") as listener:
+        news = [event() for _ in range(3)]
+        for new, header in zip(news, (b"Bearer " + sent, sent, b"bearer " + sent)):
+            assert listener.post(new, Authorization=header) == (200, "")
+        for header in (None, b"", b"Bearer", b"Bearer ", b"Bearer " + sent[:-1], sent + b"x",
+                       b"Basic " + sent, b"Bearer Bearer " + sent, b"Bearer \xff", b"\x00"):
+            status, text = listener.post(event(), Authorization=header)
+            assert status == 401, header
+            assert re.fullmatch(r"[^\n]+\n", text) and token not in text
+            assert listener.headers["WWW-Authenticate"] == "Bearer"
+        assert listener.health()[0] == 200  # a health check has no token
+        assert listener.events() == news
+        assert token not in listener.err + listener.out
+
+
 # ------------------------------------------------------------------------------------------- SIGHUP
 
 
@@ -194,52 +481,3 @@ def test_sighup_reads_the_certificate_again(tmp_path):
         assert listener.post(event(), tls=new[2]) == (200, "")
         with pytest.raises(ssl.SSLError):
             listener.post(event(), tls=old[2])
-
-
-# ------------------------------------------------------------------------ no room, and a silent end
-
-
-def run_without(folder, what, *options):
-    """Run the listener, as `run`, in a Python in which WHAT fails as without room for it."""
-    error = {"threading.Thread.start": RuntimeError("can't start new thread"),
-             "os.fork": BlockingIOError(11, "Resource temporarily unavailable")}[what]
-    program = (f"import os, runpy, sys, threading\ndef fail(*_): raise {error!r}\n"
-               f"{what} = fail\n"
-               f"sys.argv = {['listener.py', *options]!r}\n"
-               f"runpy.run_path({LISTENER!r}, run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True,
-                          text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_without_room_for_a_thread_it_says_so(tmp_path):
-    status, out, err = run_without(tmp_path, "threading.Thread.start", "--port", "0")
-    assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "can't start new thread" in err and "ulimit -u" in err
-
-
-def test_without_room_for_a_process_pulls_reads_in_its_own(tmp_path):
-    (tmp_path / "listener_log").mkdir()
-    for name, lines in (("log.log", [json.dumps(new) for new in recorded(NAME)]),
-                        ("registry.log", recorded_lines(NAME))):
-        (tmp_path / "listener_log" / name).write_text("".join(line + "\n" for line in lines))
-    expected = run(tmp_path, "pulls", "--json")
-    assert expected[0] == 0 and "interrupted" in expected[1]
-    assert run_without(tmp_path, "os.fork", "pulls", "--json") == expected
-
-
-@pytest.mark.parametrize("options", [[], ["--syslog-port", "0"]], ids=["alone", "with syslog"])
-def test_its_end_is_silent_with_all_of_pythons_warnings(tmp_path, options):
-    key, certificate, trusting = make_certificate(tmp_path)
-    with Listener(tmp_path, "--tls-cert", certificate, "--tls-key", key, *options,
-                  start=False) as listener:
-        listener.program = ["-X", "dev", LISTENER]
-        listener.start()
-        assert listener.post(event(), tls=trusting) == (200, "")
-        with listener.connect() as waiting:
-            waiting.sendall(b"\x16")
-            assert listener.stop() == 0
-        assert listener.err == ""
-    done = subprocess.run([sys.executable, "-X", "dev", "-W", "error", LISTENER, "pulls", "--json"],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -1,26 +1,17 @@
 """What people read: lines of the console and rows of the table, from plain values."""
 
-import json
 import re
 import time
 
 import pytest
 
 from support import listener
-from support.traffic import (DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX, START, Client,
-                             Image, Index, Life, digest_of, stamp)
+from support.traffic import (DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, FOO, OCI_INDEX, START,
+                             Client, Image, Index, Life, digest_of)
 
 CONTROLS = "\x1b[31m\x07\r\n\t\0\x7f\x9b2J\u202e\u2028\ud800"
-FOO = Client()
 
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def push(**target):
@@ -216,84 +207,3 @@ def test_layers_that_were_cut():
     pull, = life.tracker
     line, = listener.cut_layers(pull, life.now)
     assert line.split("cut: ")[1] == f"{image.layers[1][7:19]}  1.0 MB of 2.0 MB"
-
-
-# ------------------------------------------------------------------------------------------- values
-
-@pytest.mark.parametrize("size, text", [
-    (0, "0 B"), (1, "1 B"), (999, "999 B"), (1000, "1.0 kB"), (1499, "1.5 kB"),
-    (999_949, "999.9 kB"), (999_950, "1.0 MB"), (150_000_000, "150.0 MB"),
-    (999_999_999, "1.0 GB"), (1_500_000_000, "1.5 GB"), (2 * 10 ** 12, "2.0 TB"), (None, "?")])
-def test_sizes(size, text):
-    assert listener.byte_size(size) == text
-
-
-@pytest.mark.parametrize("text, at", [
-    ("2020-01-01T10:00:00Z", START), ("2020-01-01T10:00:00.5Z", START + 0.5),
-    ("2020-01-01T10:00:00.123456789Z", START + 0.123456789),
-    ("2020-01-01T12:00:00.5+02:00", START + 0.5), ("2020-01-01T04:30:00-05:30", START)])
-def test_times(text, at):
-    assert listener.seconds(text) == pytest.approx(at, abs=1e-6)
-    event = {**push(), "timestamp": text}
-    assert listener.event_line(event).startswith("10:00:00 push")
-
-
-@pytest.mark.parametrize("text", ["", "now", "2020-01-01", "10:00:00", "2020-13-01T10:00:00Z",
-                                  "2020-01-01T10:00:xxZ", "2020-01-01T10:00:00", "nan", "Z",
-                                  "2020-01-01T10:00:nanZ", "2020-01-01T10:00:1e9Z",
-                                  "2020-01-01T10:00:00.1.2Z", "2020-01-01T10:00:00+99:99"])
-def test_times_that_are_none(text):
-    with pytest.raises(ValueError):
-        listener.seconds(text)
-    assert listener.event_line({**push(), "timestamp": text}).isprintable()
-    assert listener.event_fact({**push(), "action": "pull", "timestamp": text}) is None
-
-
-@pytest.mark.parametrize("address, host", [
-    ("172.18.0.1:50412", "172.18.0.1"), ("[fe80::1]:50412", "fe80::1"), ("fe80::1", "fe80::1"),
-    ("172.18.0.1", "172.18.0.1"), ("client.example:1", "client.example"), ("", "")])
-def test_hosts(address, host):
-    assert listener.host(address) == host
-
-
-def test_fields_of_a_line_are_unquoted_as_go_quotes_them():
-    agent = 'docker/20 "x" \\(linux\\) \t\n\x1b \x7f \u00e9 \u2028 \U0001f600'
-    quoted = ('"docker/20 \\"x\\" \\\\(linux\\\\) \\t\\n\\x1b \\x7f \u00e9 \\u2028 \U0001f600"')
-    line = Client(agent="AGENT").line(START, "1", digest_of("x"), "authorized request")
-    fact = listener.line_fact(line.replace("AGENT", quoted))
-    assert fact.agent == agent
-    fields = {"time": stamp(START), "level": "info", "msg": "authorized request",
-              "http.request.id": "1", "http.request.method": "GET",
-              "http.request.host": "r:5000", "http.request.remoteaddr": "172.18.0.1:50412",
-              "http.request.useragent": agent,
-              "http.request.uri": "/v2/my/app/blobs/" + digest_of("x")}
-    assert listener.line_fact(json.dumps(fields)) == fact
-
-
-@pytest.mark.parametrize("took, began", [
-    ("969.665\u00b5s", 0.000969665), ("3.861889ms", 0.003861889), ("1.5s", 1.5),
-    ("2m3.5s", 123.5), ("1h2m3s", 3723), ("999ns", 999e-9), ("0s", 0)])
-def test_begin_of_a_request_is_told_by_its_end(took, began):
-    line = FOO.line(START, "1", digest_of("x"), "response completed",
-                    f' http.response.duration="{took}" http.response.status=200 '
-                    "http.response.written=5")
-    assert listener.line_fact(line).began == pytest.approx(START - began, abs=1e-6)
-
-
-@pytest.mark.parametrize("query", ["", "?x=1", "?ns=docker.io"])
-def test_repository_and_digest_of_a_line(query):
-    for repository in ("a", "a/b/c", "a/blobs/b", "a-b.c/d_e"):
-        client = Client(repository=repository)
-        line = client.line(START, "1", digest_of("x") + query, "authorized request")
-        fact = listener.line_fact(line)
-        assert (fact.repository, fact.digest) == (repository, digest_of("x"))
-
-
-@pytest.mark.parametrize("repository", ["a", "a/blobs/b", "a/manifests/b", "blobs", "manifests"])
-def test_repository_of_any_name(repository):
-    """The parts of the address have these names too."""
-    client = Client(repository=repository)
-    image = Image()
-    life = Life(*client.pull(START, image)).wait(2)
-    assert [(pull["image"], pull["verdict"]) for pull in life.pulls()] == [
-        (f"{repository}:1", "complete")]

@@ -19,6 +19,7 @@ from support import LISTENER
 from support.traffic import MEDIA_TYPE, envelope
 
 CLOCK = r"\d\d:\d\d:\d\d"  # what each line on the console begins with
+MIB = 1 << 20
 START_SECONDS = 30  # how long a busy machine may take to start Python
 
 
@@ -212,6 +213,14 @@ def statuses(answer):
     return [int(number) for number in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
 
 
+def only_the_clients_fault(answer):
+    """The statuses of an answer that may be: any of 2xx and 4xx, or 501, or nothing at all."""
+    found = statuses(answer)
+    assert all(200 <= status < 300 or 400 <= status < 500 or status == 501 for status in found), \
+        answer
+    return found
+
+
 def run(folder, *options, given=b"", seconds=START_SECONDS, **more):
     """Run `listener.py OPTIONS` to its end, GIVEN on stdin: exit status, stdout, stderr."""
     done = subprocess.run([sys.executable, LISTENER, *map(str, options)], cwd=folder, input=given,
@@ -238,6 +247,14 @@ def read_log(path):
 
 def _not_json(constant):
     raise AssertionError(f"{constant} in a log is not JSON")
+
+
+def written(tmp_path, data, name="log.log"):
+    """A file with DATA where the listener keeps its own."""
+    path = tmp_path / "listener_log" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def make_certificate(folder):

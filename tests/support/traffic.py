@@ -182,6 +182,21 @@ def registry_started(at):
                               "go.version=go1.24.4 instance.id=1 service=registry version=2.8.3")
 
 
+# -------------------------------------------------------- who and what most tests of pulls speak of
+
+FOO = Client()
+IMAGE = Image()
+CONFIG, FIRST, SECOND = IMAGE.sizes
+BIG = IMAGE.sizes[SECOND]
+
+
+def cut_at(at, written=BIG // 4):
+    """A pull of IMAGE of which one layer was cut at that time."""
+    return [*FOO.asks(START, IMAGE), *FOO.blob(START + 0.2, IMAGE, CONFIG),
+            *FOO.blob(START + 0.2, IMAGE, FIRST),
+            *FOO.blob(START + 0.2, IMAGE, SECOND, written, took=at - START - 0.2)]
+
+
 # ------------------------------------------------------------------------------------- live it
 
 class Life:

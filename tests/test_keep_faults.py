@@ -5,30 +5,22 @@ clock that is set back are played by stand-ins for `os` and `time` in the listen
 """
 
 import contextlib
-import ctypes
 import http.client
-import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import threading
 import time
 
 import pytest
+
 from support.disk import Faulty
-from support.process import Listener, read_log, request, run, until
+from support.process import Listener, read_log, request, until
 from support.recordings import recorded, recorded_lines
 from support.traffic import envelope, event
 
 BROKEN = (OSError, http.client.HTTPException)  # a connection that did not come to an answer
-
-
-@pytest.fixture
-def listener(tmp_path):
-    with Listener(tmp_path) as made:
-        yield made
 
 
 class Senders:
@@ -100,6 +92,19 @@ def test_kill_9_in_a_storm_twenty_times(listener):
     senders.check(listener.ids())
     assert listener.stop() == 0
     assert "Traceback" not in listener.err
+
+
+def test_rotation_in_a_storm(listener):
+    """With every acknowledged event in the one or the other file, once."""
+    rotated = []
+    with Senders(listener, 8) as senders:
+        for number in range(1, 31):
+            senders.wait_for(3)
+            until(listener.log.exists)
+            rotated.append(listener.log.with_name(f"log.log.{number}"))
+            listener.log.rename(rotated[-1])
+        senders.wait_for(3)
+    senders.check([one["id"] for path in [*rotated, listener.log] for one in read_log(path)])
 
 
 # ----------------------------------------------------------------------------------------- the disk
@@ -376,147 +381,11 @@ def accepts(listener):
     return True
 
 
-# --------------------------------------------------------------------------------- the log's file
-
-
-def test_a_renamed_log_is_begun_anew(listener):
-    old, new = event(), event()
-    listener.post(old)
-    rotated = listener.log.with_name("log.log.1")
-    listener.log.rename(rotated)
-    assert listener.post([new, old]) == (200, "")
-    assert read_log(rotated) == [old]
-    assert listener.events() == [new]
-    status, _, err = run(listener.folder, "--port", "0")  # and the new file is locked as well
-    assert status == 1 and "another listener" in err
-
-
-def test_a_removed_log_is_begun_anew(listener):
-    new = event()
-    listener.post(event())
-    listener.log.unlink()
-    assert listener.post(new) == (200, "")
-    assert listener.events() == [new]
-
-
-def test_a_removed_folder_is_made_anew(tmp_path):
-    with Listener(tmp_path, "--log", "a/b/log.log", "--syslog-port", "0") as listener:
-        log = tmp_path / "a" / "b" / "log.log"
-        listener.post(event())
-        shutil.rmtree(tmp_path / "a")
-        new = event()
-        assert listener.post(new) == (200, "")
-        assert read_log(log) == [new]
-        listener.syslog(b"a line")
-        until(lambda: log.with_name("registry.log").exists()
-              and log.with_name("registry.log").read_bytes() == b"a line\n")
-
-
-def test_another_file_in_the_logs_place_is_gone_on_with(listener):
-    """As logrotate's `create` and `copytruncate` leave it; a torn line in it is cut off."""
-    news = [event() for _ in range(3)]
-    listener.post(event())
-    other = listener.log.with_name("other")
-    other.write_bytes(b'{"id":"whole"}\n{"id":"tor')
-    other.replace(listener.log)
-    assert listener.post(news[0]) == (200, "")
-    assert listener.events() == [{"id": "whole"}, news[0]]
-    os.truncate(listener.log, 0)
-    assert listener.post(news[1]) == (200, "")
-    assert listener.post(news[2]) == (200, "")
-    assert listener.events() == news[1:]
-
-
-def test_a_log_that_is_removed_while_it_is_written(tmp_path):
-    with Faulty(tmp_path) as listener:
-        new = event()
-        listener.fault("removed")
-        assert listener.post(new) == (200, "")
-        assert listener.events() == [new]
-
-
-def test_rotation_in_a_storm(listener):
-    """With every acknowledged event in the one or the other file, once."""
-    rotated = []
-    with Senders(listener, 8) as senders:
-        for number in range(1, 31):
-            senders.wait_for(3)
-            until(listener.log.exists)
-            rotated.append(listener.log.with_name(f"log.log.{number}"))
-            listener.log.rename(rotated[-1])
-        senders.wait_for(3)
-    senders.check([one["id"] for path in [*rotated, listener.log] for one in read_log(path)])
-
-
-def test_a_log_that_cannot_be_opened_loses_nothing(listener):
-    """A folder in its place, then a file in its folder's place."""
-    news = [event(), event()]
-    listener.post(event())
-    folder, aside = listener.log.parent, listener.folder / "aside"
-
-    listener.log.unlink()
-    listener.log.mkdir()
-    assert listener.post(news)[0] == 503
-    assert listener.health()[0] == 503
-    listener.log.rmdir()
-    assert listener.post(news) == (200, "")
-    assert listener.health()[0] == 200
-    assert listener.events() == news
-
-    folder.rename(aside)
-    folder.write_bytes(b"")
-    late = event()
-    assert listener.post(late)[0] == 503
-    assert listener.health()[0] == 503
-    folder.unlink()
-    aside.rename(folder)
-    assert listener.post(late) == (200, "")
-    assert listener.health()[0] == 200
-    assert listener.events() == [*news, late]
-
-
-def obey_permissions():
-    """Root that executes after this has no power to write where it may not (CAP_DAC_OVERRIDE)."""
-    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0):
-        os._exit(77)
-
-
-def test_a_log_that_may_not_be_written_loses_nothing(tmp_path):
-    try:
-        obeying = subprocess.run(["true"], preexec_fn=obey_permissions).returncode == 0
-    except (OSError, subprocess.SubprocessError, AttributeError):
-        obeying = False
-    if not obeying:
-        pytest.skip("nothing makes root obey file permissions here")
-    with Listener(tmp_path, preexec_fn=obey_permissions) as listener:
-        folder, new = listener.log.parent, event()
-        listener.post(event())
-        listener.log.unlink()
-        folder.chmod(0o555)
-        try:
-            assert listener.post(new)[0] == 503
-            status, health = listener.health()
-            assert status == 503 and "permission denied" in health["error"]
-        finally:
-            folder.chmod(0o755)
-        assert listener.post(new) == (200, "")
-        assert listener.health()[0] == 200
-        listener.log.chmod(0o000)  # it is open: nothing changes until it is opened again
-        newer = event()
-        assert listener.post(newer) == (200, "")
-        listener.log.chmod(0o644)
-        assert listener.events() == [new, newer]
-        listener.log.chmod(0o444)
-        listener.stop()
-        status, out, err = run(tmp_path, "--port", "0", preexec_fn=obey_permissions)
-        assert (status, out, err.count("\n")) == (1, "", 1) and "permission denied" in err
-
-
 # ---------------------------------------------------------------------------------------- the clock
 
 
 def test_a_clock_that_is_set_changes_nothing(tmp_path):
-    """Events are kept, pulls are followed, and a late client is dropped when its own time is over."""
+    """Events are kept, pulls followed, and a late client is dropped when its own time is over."""
     events = recorded("docker_complete-registry2")
     with Faulty(tmp_path, "--syslog-port", "0", REQUEST_SECONDS=1000) as listener, \
             listener.connect() as late, listener.connect() as slow:

@@ -1,4 +1,4 @@
-"""The registry's log on standard input: live, in every form, each line once, whatever it is."""
+"""The registry's log, by syslog and on standard input: in every form, each line once."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from support import LISTENER, listener as module
+from support import listener as module
 from support.disk import Faulty
 from support.process import Listener, free_port, run, until
 from support.recordings import recorded, recorded_lines
@@ -21,6 +21,75 @@ from support.traffic import event
 
 NAME = "docker_complete-registry2"
 EVENTS, LINES = recorded(NAME), recorded_lines(NAME)
+
+
+# ------------------------------------------------------------------------------------------- syslog
+
+MESSAGE = 'time="2026-11-24T06:28:54.05Z" level=info msg="authorized request" go.version=go1.24.4'
+FORMS = {
+    "docker's rfc5424": "<27>1 2026-11-24T06:28:54Z host registry 4711 registry - {}",
+    "docker's rfc5424micro": "<27>1 2026-11-24T06:28:54.123456+01:00 host reg/1 4711 reg/1 - {}",
+    "docker's rfc3164": "<27>Nov 24 06:28:54 host registry[4711]: {}",
+    "docker's default": "<27>Nov  4 06:28:54 registry[4711]: {}",
+    "rfc5424 with data": '<27>1 - - - - - [a@1 b="c\\]d" e=""][f@2] {}',
+    "rfc5424 with a byte order mark": "<27>1 - - - - - - \ufeff{}",
+    "a newline at its end": "<27>1 - - - - - - {}\n",
+    "a NUL at its end": "<27>Nov 24 06:28:54 registry[1]: {}\0",
+    "no header": "{}",
+}
+
+
+def kept_lines(listener, number):
+    """The lines of registry.log, once there are so many."""
+    def lines():
+        found = listener.registry_log.read_text(encoding="utf-8").split("\n")
+        return found[-1] == "" and len(found) > number and found[:-1]
+    return until(lines)
+
+
+def test_the_registrys_log_is_kept_without_syslogs_headers(tmp_path):
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        assert "registry.log" in listener.out
+        for form in FORMS.values():
+            listener.syslog(form.format(MESSAGE).encode("utf-8"))
+        lines = kept_lines(listener, len(FORMS))
+        assert dict(zip(FORMS, lines)) == dict.fromkeys(FORMS, MESSAGE)
+        json_line = '{"level":"info","msg":"response completed","time":"2026-11-24T06:28:54Z"}'
+        listener.syslog(f"<30>1 - - registry 1 - - {json_line}".encode())
+        assert kept_lines(listener, len(FORMS) + 1)[-1] == json_line
+
+
+def test_a_recording_comes_through_as_it_was(tmp_path):
+    lines = recorded_lines("docker_complete-registry2")
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        for number, line in enumerate(lines, 1):
+            listener.syslog(FORMS["docker's rfc5424"].format(line).encode("utf-8"))
+        assert kept_lines(listener, len(lines)) == lines
+        listener.stop()
+        listener.start()
+        listener.syslog(b"one more")
+        assert kept_lines(listener, len(lines) + 1) == lines + ["one more"]
+        assert "Traceback" not in listener.err
+
+
+def test_a_datagram_that_is_too_long_is_cut_and_says_so(tmp_path):
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        header = b"<27>1 - - - - - - "
+        listener.syslog(header + b"x" * 16_000, header + b"y" * 20_000)
+        whole, cut = kept_lines(listener, 2)
+        assert whole == "x" * 16_000
+        assert re.fullmatch(r"y{16366} \[listener: cut after 16384 bytes\]", cut)
+
+
+def test_a_datagram_is_always_one_line_of_harmless_text(tmp_path):
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        listener.syslog(b"<27>1 - - - - - - a\nb\r\x1b[31m\x00\xff\xc2\x85\xe2\x80\xa8c", b"",
+                        "äöü 漢字".encode())
+        assert kept_lines(listener, 3) == [
+            r"a\nb\r\x1b[31m\x00\xff\x85\u2028c", "", "äöü 漢字"]
+
+
+# ----------------------------------------------------------------------------------- standard input
 
 
 class Piped(Faulty):
@@ -205,12 +274,6 @@ def test_a_signal_ends_it_in_the_middle_of_the_input(tmp_path, number):
         assert listener.err == ""
 
 
-def test_only_standard_input_can_be_followed(tmp_path):
-    done = subprocess.run(["python3", LISTENER, "--registry-log", "registry.log"], cwd=tmp_path,
-                          stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and "--registry-log" in done.stderr
-
-
 @contextlib.contextmanager
 def docker_logs(registry):
     """What `docker logs -f REGISTRY 2>&1` writes into a pipe."""
@@ -257,7 +320,7 @@ def test_docker_logs_of_a_real_registry(tmp_path, version):
         assert len(lines) == len(set(lines))
 
 
-# ------------------------------------------------------------------------- what nobody can see
+# ------------------------------------------------------------------------------ what nobody can see
 
 
 @pytest.mark.parametrize("name", ["docker_complete-registry2_redirect",
@@ -274,15 +337,3 @@ def test_a_storage_that_redirects_is_why_pulls_are_unknown(tmp_path, name):
         assert module.REDIRECTED in json.loads(page)["notices"]
     _, _, told = run(tmp_path, "pulls")
     assert told == f"listener: {module.REDIRECTED}\n"
-
-
-def test_a_proxy_is_a_caveat_until_a_cut_was_seen_through_it():
-    caveats = module.Caveats()
-    caveats.learn("interrupted", False, False)
-    assert caveats.news() == []
-    caveats.learn("complete", True, False)
-    assert caveats.news() == caveats.standing() == [module.THROUGH_PROXY]
-    caveats.learn("complete", True, False)
-    assert caveats.news() == []
-    caveats.learn("interrupted", True, False)
-    assert caveats.standing() == []
