@@ -1626,30 +1626,24 @@ def log_fields(line: str) -> Dict[str, Any]:
     return {}
 
 
-def line_fact(line: str) -> Optional[Fact]:
-    """What a line of the registry's log says of a blob's download, or of the registry's start.
+def _field(fields: Dict[str, Any], name: str) -> str:
+    return str(fields.get(name, ""))[:MAX_TEXT]
 
-    LINE is as for `log_fields`. Returns None for lines that say neither; raises ValueError for one
-    that should but cannot be read.
-    """
-    usual = _USUAL_LINE.search(line) if len(line) < MAX_USUAL_LINE else None
-    if usual:
-        (stamp, message, user, registry, request, address, repository, digest, agent, kind, *answer
-         ) = usual.groups()
-        if (message[0] == "a" or answer[0]) and "/v2/" not in repository:
-            return _blob_fact(
-                stamp, answer, registry, repository, digest, address,
-                _unquote(agent) if "\\" in agent else agent, user, request=request,
-                in_parts=kind is not None and kind.startswith('"multipart/'))
-    if not ("/blobs/" in line and "GET" in line or "listening on" in line):
-        return None
-    try:
-        fields = log_fields(line)
-        if not fields and ("response completed" in line or "authorized request" in line):
-            raise ValueError("in none of the forms that are read")
-        return _fields_fact(fields)
-    except (KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"a line of the registry's log: {error!r}") from None
+
+def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str, digest: str,
+               address: str, agent: str, user: Optional[str], **members: Any) -> Fact:
+    """A line's Fact; ANSWER is duration, status and bytes written, if the request has ended."""
+    at = began = seconds(stamp)
+    duration, status, written = answer if answer and answer[0] is not None else (None, None, None)
+    if duration is not None:
+        began -= go_duration(duration)
+        status, written = int(status), amount(int(written))
+        if written is None:
+            raise ValueError("not a number of bytes")
+    return Fact("blob", at, stamp, registry=once(registry), repository=once(repository),
+                method="GET", digest=once(digest), client=once(host(address)),
+                proxied=bears_no_port(address), agent=once(agent), user=user and once(user),
+                ended=duration is not None, began=began, status=status, written=written, **members)
 
 
 def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
@@ -1679,24 +1673,30 @@ def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
         in_parts=_field(fields, "http.response.contenttype").startswith("multipart/"))
 
 
-def _field(fields: Dict[str, Any], name: str) -> str:
-    return str(fields.get(name, ""))[:MAX_TEXT]
+def line_fact(line: str) -> Optional[Fact]:
+    """What a line of the registry's log says of a blob's download, or of the registry's start.
 
-
-def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str, digest: str,
-               address: str, agent: str, user: Optional[str], **members: Any) -> Fact:
-    """A line's Fact; ANSWER is duration, status and bytes written, if the request has ended."""
-    at = began = seconds(stamp)
-    duration, status, written = answer if answer and answer[0] is not None else (None, None, None)
-    if duration is not None:
-        began -= go_duration(duration)
-        status, written = int(status), amount(int(written))
-        if written is None:
-            raise ValueError("not a number of bytes")
-    return Fact("blob", at, stamp, registry=once(registry), repository=once(repository),
-                method="GET", digest=once(digest), client=once(host(address)),
-                proxied=bears_no_port(address), agent=once(agent), user=user and once(user),
-                ended=duration is not None, began=began, status=status, written=written, **members)
+    LINE is as for `log_fields`. Returns None for lines that say neither; raises ValueError for one
+    that should but cannot be read.
+    """
+    usual = _USUAL_LINE.search(line) if len(line) < MAX_USUAL_LINE else None
+    if usual:
+        (stamp, message, user, registry, request, address, repository, digest, agent, kind, *answer
+         ) = usual.groups()
+        if (message[0] == "a" or answer[0]) and "/v2/" not in repository:
+            return _blob_fact(
+                stamp, answer, registry, repository, digest, address,
+                _unquote(agent) if "\\" in agent else agent, user, request=request,
+                in_parts=kind is not None and kind.startswith('"multipart/'))
+    if not ("/blobs/" in line and "GET" in line or "listening on" in line):
+        return None
+    try:
+        fields = log_fields(line)
+        if not fields and ("response completed" in line or "authorized request" in line):
+            raise ValueError("in none of the forms that are read")
+        return _fields_fact(fields)
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"a line of the registry's log: {error!r}") from None
 
 
 def text_held(text: str) -> int:
@@ -1900,9 +1900,6 @@ class BlobRequests:
         return not rest and part % PART_MULTIPLE == 0 and last <= part <= next_smallest
 
 
-_start = operator.attrgetter("started")
-
-
 class Pull:
     """One client's download of one image, or its question whether there is a newer one: facts.
 
@@ -2089,9 +2086,7 @@ class Pull:
     @property
     def image(self) -> str:
         """`repository:tag`, or `repository@digest` if no tag was asked for."""
-        if self.tag:
-            return f"{self.repository}:{self.tag}"
-        return f"{self.repository}@{self.asked_digest}" if self.manifests else self.repository
+        return image_name(self.repository, self.tag, self.asked_digest or "")
 
     @property
     def digest(self) -> Optional[str]:
@@ -2183,7 +2178,7 @@ class Pull:
         """The pull of the same client that asked for a blob before this one."""
         return max((pull for pull in self.conversation.latest_askers(digest)
                     if pull.client == self.client and pull.started < self.started
-                    and pull.manifests), key=_start, default=None)
+                    and pull.manifests), key=operator.attrgetter("started"), default=None)
 
     def is_open(self, request: Request, now: Optional[float]) -> bool:
         """Whether a request of this pull may still be answered.
@@ -2319,8 +2314,7 @@ class Engine:
 
     def add(self, request: Request) -> None:
         self._requests[request] = None
-        if len(self._requests) > self.MAX_REQUESTS:
-            del self._requests[next(iter(self._requests))]
+        keep_latest(self._requests, self.MAX_REQUESTS)
 
     def discard(self, request: Request) -> None:
         self._requests.pop(request, None)
@@ -2364,8 +2358,7 @@ class Registry:
             times = self._instances.get(fact.instance)
             if times is None:
                 times = self._instances[fact.instance] = [fact.time, fact.time]
-                if len(self._instances) > self.MAX_RESTARTS:
-                    del self._instances[next(iter(self._instances))]
+                keep_latest(self._instances, self.MAX_RESTARTS)
             elif fact.time > times[1]:
                 times[1] = fact.time
             elif fact.time < times[0]:
@@ -2477,21 +2470,21 @@ class Conversation:
     def _unsettle(self, place: Place) -> None:
         self._unsettled = place if self._unsettled is None else min(self._unsettled, place)
 
-    def settle(self) -> Tuple[Set[Pull], int]:
-        """Have every request find its pull; the pulls that this may have changed."""
+    def settle(self) -> Tuple[Iterable[Pull], int]:
+        """Have every request find its pull; the pulls that this may have changed, and its steps."""
         if self._unsettled is None:
-            return set(), 0
+            return (), 0
         first, self._unsettled = self._unsettled, None
         later = [request for _, _, request in
                  self.requests[bisect.bisect_left(self.requests, first):]]
-        touched = {request.pull for request in later if request.pull}
+        touched = {request.pull: None for request in later if request.pull}
         steps = len(later) + sum(len(pull.requests) for pull in touched)
         for pull in touched:
             self._clear(pull, before=first)
         for request in later:
             request.pull = None
-        touched.update([self._join(request) for request in later])
-        touched.update(self._begun.values())  # which are no pulls any more
+        touched.update({self._join(request): None for request in later})
+        touched.update(dict.fromkeys(self._begun.values()))  # which are no pulls any more
         self._begun.clear()
         return touched, steps
 
@@ -2612,7 +2605,8 @@ class Conversation:
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
                 asked = pull.asked.get(digest)
-                best[pull.user] = rank, -asked.count if asked else 0, pull.started, id(pull), pull
+                best[pull.user] = (rank, -asked.count if asked else 0, pull.started,
+                                   pull.requests[0].place, pull)
         return max(best.values())[-1] if best else None
 
 
@@ -2660,7 +2654,7 @@ class Tracker:
         self._manifests: collections.deque = collections.deque()  # with their repository's key
         self._engines: Dict[Tuple[str, str], Engine] = {}
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
-        self._late: Set[Conversation] = set()  # those to settle
+        self._late: Dict[Conversation, None] = {}  # those to settle
         self._requests: Dict[str, Request] = {}
         self._told: Dict[Pull, Told] = {}
         self._reviews: List[Tuple[float, int, Told]] = []  # a heap
@@ -2709,17 +2703,15 @@ class Tracker:
     def _start(self, fact: Fact) -> None:
         """A registry's process began; its name is known if there is only one, else from events."""
         self._starts[fact.instance] = fact
-        if len(self._starts) > Registry.MAX_RESTARTS:
-            del self._starts[next(iter(self._starts))]
+        keep_latest(self._starts, Registry.MAX_RESTARTS)
         registries = list(self._registries.values())
         if registries and all(other.is_also(registries[0]) for other in registries[1:]):
             for registry in registries:
                 registry.restart(fact, self.now)
 
     def _add_registry(self, name: str) -> Registry:
-        if len(self._registries) >= self.MAX_REGISTRIES:
-            del self._registries[next(iter(self._registries))]
         registry = self._registries[name] = Registry()
+        keep_latest(self._registries, self.MAX_REGISTRIES)
         return registry
 
     def _restart(self, registry: Registry, start: Fact) -> None:
@@ -2799,7 +2791,7 @@ class Tracker:
         if (fact.registry, fact.agent, fact.repository) != conversation.key and fact.event:
             conversation.remove(request)
             conversation.engine(request.client).discard(request)
-            self._late.add(conversation)
+            self._late[conversation] = None
             request.pull = None
             request.client = fact.client
             self._converse(fact, registry, request)
@@ -2807,12 +2799,12 @@ class Tracker:
             self._mark_active(conversation, pull)
         else:
             conversation.move(request)
-            self._late.add(conversation)
+            self._late[conversation] = None
 
     def _mark_active(self, conversation: Conversation, pull: Optional[Pull]) -> None:
         """PULL, of a CONVERSATION, may be another; None: that is settled later."""
         if pull is None:
-            self._late.add(conversation)
+            self._late[conversation] = None
             return
         told = self._told.get(pull)
         if told is None:
@@ -2847,7 +2839,7 @@ class Tracker:
             if told.pull and told.review_at == at:
                 told.review_at = math.inf
                 due.append(told.pull)
-        for pull in sorted(due, key=_start):
+        for pull in sorted(due, key=operator.attrgetter("started")):
             changes += self._news_of(pull, self._told[pull])
         if not self._next_review - 300 <= now < self._next_review or self._too_much(1.1):
             self._next_review = now + 300
@@ -2861,7 +2853,8 @@ class Tracker:
         again; LEAST is how many there may be at the end.
         """
         while self._late and self._steps > least:
-            conversation = self._late.pop()
+            conversation = next(iter(self._late))
+            del self._late[conversation]
             touched, steps = conversation.settle()
             self._steps -= steps
             for pull in touched:
@@ -2940,13 +2933,13 @@ class Tracker:
                     del self._engines[request.client, pull.agent]
         if not conversation.requests:
             del self._conversations[conversation.key]
-            self._late.discard(conversation)
+            self._late.pop(conversation, None)
             conversation.known.conversations -= 1
             self._drop_repository((pull.registry, pull.repository))
         return change
 
 
-def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
+def with_moments(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
     """Each fact with its moment: its time, unless that lies far ahead of what comes next.
 
     So a clock that was wrong for once does not hold up all that follows.
@@ -2961,10 +2954,15 @@ def paced(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
         yield previous.time, previous
 
 
+def merged(records: Iterable[Iterable[Fact]]) -> Iterator[Tuple[float, Fact]]:
+    """The facts of several records of the same time with their moments, in the order of these."""
+    return heapq.merge(*map(with_moments, records), key=operator.itemgetter(0))
+
+
 def replay(tracker: Tracker, events: Iterable[Fact],
            lines: Iterable[Fact]) -> Iterator[List[Change]]:
     """Live through two records of the same time once more, in the order of their time."""
-    for moment, fact in heapq.merge(paced(events), paced(lines), key=operator.itemgetter(0)):
+    for moment, fact in merged([events, lines]):
         changes = tracker.tick(max(moment, tracker.now)) + tracker.feed(fact)
         if changes:
             yield changes
@@ -4535,7 +4533,7 @@ def logged_line(line: bytes) -> Optional[Fact]:
 Parse = Callable[[bytes], Optional[Fact]]
 
 
-def facts(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
+def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
     """What LINES say of pulls; COUNTS["unreadable"] goes up by each line that cannot be read."""
     for line in lines:
         try:
@@ -4579,10 +4577,9 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
     COUNTS["unreadable"] goes up by each line that cannot be read, NOTES gets sentences about what
     else was not read; raises Problem.
     """
-    read = [facts(lines_with_a_request(path, notes) if parse is logged_line else read_lines(path),
-                  parse, counts) for path in paths]
-    return read[0] if len(read) == 1 else map(
-        operator.itemgetter(1), heapq.merge(*map(paced, read), key=operator.itemgetter(0)))
+    read = [parse_all(lines_with_a_request(path, notes) if parse is logged_line
+                      else read_lines(path), parse, counts) for path in paths]
+    return read[0] if len(read) == 1 else map(operator.itemgetter(1), merged(read))
 
 
 def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
@@ -4671,9 +4668,9 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
             trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
             yield line
 
-    events = facts(with_pushes(last_lines(log, REPLAYED_BYTES, log_size)), logged_event, counts)
+    events = parse_all(with_pushes(last_lines(log, REPLAYED_BYTES, log_size)), logged_event, counts)
     registry_lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_size)
-    lines = facts(with_trouble(registry_lines), logged_line, counts)
+    lines = parse_all(with_trouble(registry_lines), logged_line, counts)
     for changes in replay(tracker, events, lines):
         for change in changes:
             board.follow(change, tracker.now)
@@ -4684,6 +4681,14 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     for line in pushes:
         with contextlib.suppress(ValueError, RecursionError):
             board.follow_event(_decode(line.decode()))
+
+
+def line_time(line: str) -> Optional[float]:
+    """When the registry wrote LINE of its log, in seconds since 1970; None if it does not say."""
+    try:
+        return seconds(str(log_fields(line).get("time", "")))
+    except (ValueError, IndexError):
+        return None
 
 
 class Repeats:
@@ -4729,14 +4734,6 @@ class Repeats:
                 return False
         self._remember(name)
         return True
-
-
-def line_time(line: str) -> Optional[float]:
-    """When the registry wrote LINE of its log, in seconds since 1970; None if it does not say."""
-    try:
-        return seconds(str(log_fields(line).get("time", "")))
-    except (ValueError, IndexError):
-        return None
 
 
 # ------------------------------------------------------------------------------------- command line

@@ -23,7 +23,7 @@ def facts(rows):
         folder, name = path.split("/")[-2:]
         parse = listener.logged_line if name.startswith("registry") else listener.logged_event
         lines = (bytes(row.line) + b"\n" for row in some)
-        for place, fact in enumerate(listener.facts(lines, parse, collections.Counter())):
+        for place, fact in enumerate(listener.parse_all(lines, parse, collections.Counter())):
             yield (folder, fact.time, not fact.event, path, block, place), tuple(fact)
 
 
