@@ -1555,7 +1555,7 @@ _USUAL_LINE = re.compile(
     r'http\.request\.useragent="([^"\\]*(?:\\.[^"\\]*)*)" '
     r'(?:http\.response\.contenttype=(\S+) http\.response\.duration=(\S+) '
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
-_LOGFMT = re.compile(r'([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
+_LOGFMT = re.compile(r'(?<![^ ])([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
 _CLIENT_LEFT = re.compile("broken pipe|connection reset by peer")
 
@@ -1604,7 +1604,7 @@ def log_fields(line: str) -> Dict[str, Any]:
         for form in itertools.islice(_FORM.finditer(line), 4):
             if form[0][0] == "t":
                 return {name: _unquoted(value)
-                        for name, value in _LOGFMT.findall(line, form.start())}
+                        for name, value in _LOGFMT.findall(line[form.start():])}
             try:
                 found, _ = _JSON.raw_decode(line, form.start())
             except (ValueError, RecursionError):
