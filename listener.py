@@ -2788,7 +2788,7 @@ class Tracker:
         conversation, pull = request.conversation, request.pull
         request.last_seen = self.now
         moves = pull.learn(request, fact) if pull else request.learn(fact)
-        if (fact.registry, fact.agent, fact.repository) != conversation.key and fact.event:
+        if fact.event and (fact.registry, fact.agent, fact.repository) != conversation.key:
             conversation.remove(request)
             conversation.engine(request.client).discard(request)
             self._late[conversation] = None
@@ -2810,7 +2810,9 @@ class Tracker:
         if told is None:
             told = self._told[pull] = Told(pull)
         # While a request is open there is little to tell.
-        self._review_at(told, self.now + 2 if pull.open and told.verdict == "running" else self.now)
+        at = self.now + 2 if pull.open and told.verdict == "running" else self.now
+        if at < told.review_at:
+            self._review_at(told, at)
         if not told.started and pull.is_download and pull.images and (
                 pull.index is None or any(pull.asked.keys() & image.order.keys()
                                           for image in pull.chosen)):
@@ -2818,9 +2820,8 @@ class Tracker:
             self._news.append(Change("started", pull, "running"))
 
     def _review_at(self, told: Told, at: float) -> None:
-        if at < told.review_at:
-            told.review_at = at
-            heapq.heappush(self._reviews, (at, next(self._number), told))
+        told.review_at = at
+        heapq.heappush(self._reviews, (at, next(self._number), told))
 
     # -- changes out
 
@@ -2939,31 +2940,36 @@ class Tracker:
         return change
 
 
-def with_moments(some: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
-    """Each fact with its moment: its time, unless that lies far ahead of what comes next.
+def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, int, Fact]]:
+    """Each fact behind its moment: its time, unless that lies far ahead of what comes next.
 
     So a clock that was wrong for once does not hold up all that follows.
     """
     previous, moment = None, 0.0
-    for fact in some:
+    for fact in record:
         if previous:
             moment = min(previous.time, max(fact.time, moment) + 60)
-            yield moment, previous
+            yield moment, number, previous
         previous = fact
     if previous:
-        yield previous.time, previous
+        yield previous.time, number, previous
 
 
-def merged(records: Iterable[Iterable[Fact]]) -> Iterator[Tuple[float, Fact]]:
-    """The facts of several records of the same time with their moments, in the order of these."""
-    return heapq.merge(*map(with_moments, records), key=operator.itemgetter(0))
+def merged(records: Sequence[Iterable[Fact]]) -> Iterator[Tuple[float, int, Fact]]:
+    """The facts of several records of the same time, each behind its moment and its record's number,
+    in the order of these."""
+    return heapq.merge(*map(with_moments, records, range(len(records))))
 
 
 def replay(tracker: Tracker, events: Iterable[Fact],
            lines: Iterable[Fact]) -> Iterator[List[Change]]:
     """Live through two records of the same time once more, in the order of their time."""
-    for moment, fact in merged([events, lines]):
-        changes = tracker.tick(max(moment, tracker.now)) + tracker.feed(fact)
+    for moment, _, fact in merged([events, lines]):
+        if moment > tracker.now:
+            changes = tracker.tick(moment)
+            if changes:
+                yield changes
+        changes = tracker.feed(fact)
         if changes:
             yield changes
 
@@ -4579,7 +4585,7 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
     """
     read = [parse_all(lines_with_a_request(path, notes) if parse is logged_line
                       else read_lines(path), parse, counts) for path in paths]
-    return read[0] if len(read) == 1 else map(operator.itemgetter(1), merged(read))
+    return read[0] if len(read) == 1 else map(operator.itemgetter(2), merged(read))
 
 
 def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
