@@ -2131,7 +2131,7 @@ class Pull:
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
         size, sent = requests.size, requests.whole + requests.parts
-        if size is not None and sent + self._brought(digest, requests) >= size:
+        if size is not None and (sent >= size or sent + self._brought(digest, requests) >= size):
             if requests.whole >= size or not requests.overlap or requests.is_proven(size):
                 return Blob("whole", min(sent, size), size)
             if not requests.open:
@@ -2780,7 +2780,7 @@ class Tracker:
             conversation = self._conversations[key] = Conversation(
                 key, registry, repository, functools.partial(self._engine, agent=fact.agent))
         if not request.manifest:
-            conversation.engine(request.client).add(request)
+            self._engine(request.client, fact.agent).add(request)
         self._mark_active(conversation, conversation.add(request))
 
     def _go_on(self, fact: Fact, registry: Registry, request: Request) -> None:
@@ -2927,11 +2927,10 @@ class Tracker:
         for request in pull.requests:
             del self._requests[request.id]
             self._held -= request.held
-            engine = self._engines.get((request.client, pull.agent))
-            if engine is not None:
-                engine.discard(request)
-                if not engine:
-                    del self._engines[request.client, pull.agent]
+            self._engine(request.client, pull.agent).discard(request)
+        for client in {request.client for request in pull.requests}:
+            if not self._engines[client, pull.agent]:
+                del self._engines[client, pull.agent]
         if not conversation.requests:
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
