@@ -26,10 +26,10 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                  Inbox             what waits for a thread, bounded by bytes.
                  Syslog, StandardInput
                                    the registry's log lines in, each kind in threads of its own.
-  understand     event_fact, line_fact
+  facts          event_fact, line_fact
                                    an event or a log line in, a Fact out: what it says of one
                                    request.
-                 Request, Pull     what Facts add up to, of one request and of one download;
+  understand     Request, Pull     what Facts add up to, of one request and of one download;
                                    `verdict` is a function of a Pull and the time.
                  Conversation      one agent's requests for one repository: which Pull each is of.
                  Registry, Engine  what a verdict depends on besides: restarts of the registry, and
@@ -1417,45 +1417,15 @@ class StandardInput:
                    "before")
 
 
-# --------------------------------------------------------------------------------------- understand
+# -------------------------------------------------------------------------------------------- facts
 
-# How pulls are found in requests. An event and two log lines tell of one GET of a blob, an event of
-# a GET or HEAD of a manifest; the request's id joins them, and times only order requests.
-#
-# A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
-# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
-# requests of one user agent for one repository of one registry are a Conversation, in the order of
-# time, and each finds its pull when those before it have found theirs. What comes late is put into
-# the order, and those after it find their pulls anew: so there is one way in which a request finds
-# its pull, and the order in which facts come changes nothing.
-#
-# A blob goes to the newest pull of its client and user whose image has it and that lacks it. A pull
-# whose client has the manifest already asks only for the index and for blobs: its manifest is the
-# one in the index, of those the registry has told of before, that has these blobs. A request from
-# an address without such a pull goes to a pull of another address, which is the same client behind
-# NAT. A log of whole seconds, or clocks that differ, make a blob seem older than its manifest, by
-# up to SLACK.
-#
-# Sure is only what the registry's log tells: how much of each blob was sent. A layer that was not
-# asked for was there already if it is at the beginning of the list, as docker fetches layers in
-# order, or if it was sent to the same client before; else nobody knows, and the pull is `unknown`.
-
-COMPLETE_SECONDS = 5  # a client asks for the next layer within
-RESUME_SECONDS = 0.9  # in which the event of a new pull comes, where its lines came before
-QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
-SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_LINE = 64 << 10  # characters of a line of the registry's log that is read
 MAX_USUAL_LINE = 4000  # of one that is first held against the usual form
-MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
-MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
-PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
                "application/vnd.oci.image.index.v1+json"}
 MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
                   "application/vnd.oci.image.manifest.v1+json"}
 KNOWN_TYPES = INDEX_TYPES | MANIFEST_TYPES
-IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
-                      "application/vnd.oci.image.config.v1+json"}
 
 
 class Fact(NamedTuple):
@@ -1697,6 +1667,40 @@ def line_fact(line: str) -> Optional[Fact]:
         return _fields_fact(fields)
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"a line of the registry's log: {error!r}") from None
+
+
+# --------------------------------------------------------------------------------------- understand
+
+# How pulls are found in requests. An event and two log lines tell of one GET of a blob, an event of
+# a GET or HEAD of a manifest; the request's id joins them, and times only order requests.
+#
+# A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
+# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
+# requests of one user agent for one repository of one registry are a Conversation, in the order of
+# time, and each finds its pull when those before it have found theirs. What comes late is put into
+# the order, and those after it find their pulls anew: so there is one way in which a request finds
+# its pull, and the order in which facts come changes nothing.
+#
+# A blob goes to the newest pull of its client and user whose image has it and that lacks it. A pull
+# whose client has the manifest already asks only for the index and for blobs: its manifest is the
+# one in the index, of those the registry has told of before, that has these blobs. A request from
+# an address without such a pull goes to a pull of another address, which is the same client behind
+# NAT. A log of whole seconds, or clocks that differ, make a blob seem older than its manifest, by
+# up to SLACK.
+#
+# Sure is only what the registry's log tells: how much of each blob was sent. A layer that was not
+# asked for was there already if it is at the beginning of the list, as docker fetches layers in
+# order, or if it was sent to the same client before; else nobody knows, and the pull is `unknown`.
+
+COMPLETE_SECONDS = 5  # a client asks for the next layer within
+RESUME_SECONDS = 0.9  # in which the event of a new pull comes, where its lines came before
+QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
+SLACK = 3  # seconds that a blob's request may seem older than its manifest's
+MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
+MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
+PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
+IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
+                      "application/vnd.oci.image.config.v1+json"}
 
 
 def text_held(text: str) -> int:
