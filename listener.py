@@ -20,7 +20,9 @@ The parts, in the order in which they stand; each knows nothing of the others' i
   keep           LogFile           whole lines in one file, through rotation and full disks.
                  EventLog          each event once, on the disk before its sender hears 200.
                  RegistryLog       the registry's own log lines.
-  receive        Handler           the bytes of a request in, those of its answer out. No I/O.
+  receive        parse_envelope, Handler
+                                   the bytes of a request in, events or those of an answer out.
+                                   No I/O.
                  Server            one thread with all the sockets (each a Connection): what has
                                    come whole is committed together, with one fsync, and answered.
                  Inbox             what waits for a thread, bounded by bytes.
@@ -29,15 +31,18 @@ The parts, in the order in which they stand; each knows nothing of the others' i
   facts          event_fact, line_fact
                                    an event or a log line in, a Fact out: what it says of one
                                    request.
-  understand     Request, Pull     what Facts add up to, of one request and of one download;
-                                   `verdict` is a function of a Pull and the time.
+  understand     Manifest, Request, BlobRequests, Pull
+                                   what Facts add up to: of an image, of a request, of all for one
+                                   blob, of a download; `verdict` is a function of a Pull and the
+                                   time.
                  Conversation      one agent's requests for one repository: which Pull each is of.
-                 Registry, Engine  what a verdict depends on besides: restarts of the registry, and
-                                   what else the client fetches.
+                 Repository, Registry, Engine
+                                   what a verdict depends on besides: known manifests, restarts of
+                                   the registry, and what else the client fetches.
                  Tracker           Facts in, in any order; Changes of Pulls out. No I/O and no
                                    clock: `tick(now)` tells it the time.
-  explain        Trouble           lines of the registry's log in, why its events do not arrive
-                                   out. No I/O and no clock.
+  explain        mask_secrets      a line of the registry's log without tokens and passwords.
+                 Trouble           such lines in, why events do not arrive out. No I/O and no clock.
                  EventCount, LineCount
                                    what has arrived, and what should have: for `check`.
                  Caveats           what makes all verdicts doubtful.
@@ -48,8 +53,9 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                  Refusals          who was refused: a few lines of many.
                  Console           the one thread that feeds the live Tracker, Trouble, the Board
                                    and the Terminals.
-  read the files read_all, recall  files in, Facts out: for `pulls`, and at a start of `serve`.
-                 Repeats           lines of the registry's log that came before.
+  read the files read_apart        files in, Facts out, from a process of its own: for `pulls`.
+                 recall            what the files tell of the time before `serve` was started.
+                 Repeats           which lines of the registry's log came before.
   command line   Service           joins the parts for `serve`.
                  list_pulls, check the other commands.
 
@@ -3657,7 +3663,7 @@ def _outcome(change: Change, now: float) -> List[str]:
 def pull_line(change: Change, now: float) -> str:
     """A Change for people: a pull has started, goes on after all, or has ended."""
     pull = change.pull
-    digest = short(pull.asked_digest) if pull.manifests else ""
+    digest = short(pull.asked_digest) if pull.asked_digest else ""
     image = image_name(pull.repository, pull.tag, digest)
     if change.what == "started":
         at, words = pull.started, [image, "started"]
