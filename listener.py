@@ -2965,8 +2965,7 @@ def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, i
 
 
 def merged(records: Sequence[Iterable[Fact]]) -> Iterator[Tuple[float, int, Fact]]:
-    """The facts of several records of the same time, each behind its moment and its record's number,
-    in the order of these."""
+    """The facts of several records, in the order of time: moment, number of the record, fact."""
     return heapq.merge(*map(with_moments, records, range(len(records))))
 
 
