@@ -111,7 +111,7 @@ import zlib
 from datetime import datetime, timezone
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
+from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
                     Sequence, Set, TextIO, Tuple)
 
 
@@ -291,6 +291,8 @@ class SaidOnce:
 REMEMBERED_EVENTS = 100_000
 REMEMBERED_BYTES = 64 << 20
 MAX_LOG_LINE = 64 << 20  # bytes; a body of 8 MiB makes one of 48 at most
+RENAME_SECONDS = 60  # between attempts to rotate a log that cannot be renamed
+FOREIGN = "its last line is none of a listener's; choose another --log"
 
 
 class Rotation(NamedTuple):
@@ -300,27 +302,53 @@ class Rotation(NamedTuple):
     files: int
 
 
-def _rotated(path: str) -> List[Tuple[int, str]]:
-    """The numbers and names of the files PATH.1, PATH.2.gz and so on, lowest first."""
+def _names_after(path: str, form: str) -> List[Tuple[str, str]]:
+    """The files that are named PATH and what FORM matches: its first group, and the name."""
     folder, name = os.path.split(path)
-    form = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,8})(?:\.gz)?")
+    pattern = re.compile(re.escape(name) + form)
     with contextlib.suppress(OSError):
-        found = [(form.fullmatch(other), other) for other in os.listdir(folder or ".")]
-        return sorted((int(match[1]), os.path.join(folder, other)) for match, other in found
-                      if match)
+        found = [(pattern.fullmatch(other), other) for other in os.listdir(folder or ".")]
+        return sorted((match[1], os.path.join(folder, other)) for match, other in found if match)
     return []
 
 
+def _numbered(path: str) -> List[Tuple[int, str]]:
+    """The numbers and names of the files PATH.1, PATH.2.gz and so on, lowest first."""
+    return sorted((int(number), name) for number, name in _names_after(
+        path, r"\.([1-9][0-9]{0,8})(?:\.gz)?"))
+
+
 def log_files(path: str) -> List[str]:
-    """The files of a log in the order in which they were written: rotated ones, then PATH."""
-    rotated = [name for _, name in reversed(_rotated(path))]
+    """The files of a log in the order in which they were written: rotated ones, then PATH.
+
+    Those are named PATH-20261125 and so on (logrotate with dateext), or PATH.1, all perhaps .gz.
+    """
+    rotated = [name for _, name in _names_after(path, r"-([0-9]{8}[0-9-]{0,8})(?:\.gz)?")]
+    rotated += [name for _, name in reversed(_numbered(path))]
     return rotated if rotated and not os.path.exists(path) else [*rotated, path]
 
 
-def tail(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a file, up to END; none if it cannot be read."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END) if end is None else end
+class End(NamedTuple):
+    """How far a log goes."""
+
+    file: int  # the inode of its last file with anything in it; 0: there is none
+    size: int  # bytes of that
+    written: float  # when, in seconds since 1970
+
+
+def end_of(path: str) -> End:
+    """How far a log goes now."""
+    for name in reversed(log_files(path)[-2:]):  # PATH is empty or missing if a rotation was killed
+        with contextlib.suppress(OSError):
+            found = os.stat(name)
+            if found.st_size:
+                return End(found.st_ino, found.st_size, found.st_mtime)
+    return End(0, 0, 0.0)
+
+
+def _tail(file: BinaryIO, size: int, end: int) -> Iterator[bytes]:
+    """The whole lines in the last SIZE bytes before END; as many as can be read."""
+    with contextlib.suppress(OSError), file:
         at = file.seek(max(0, end - size))
         if at:
             at += len(file.readline())
@@ -331,27 +359,40 @@ def tail(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
             yield line
 
 
-def last_lines(path: str, size: int, end: Optional[int] = None) -> Iterator[bytes]:
-    """As `tail`, of a log with its rotated files, as far back as none of them is gzipped."""
-    parts = [tail(path, size, end)]
-    with contextlib.suppress(OSError):
-        size -= os.path.getsize(path) if end is None else end
-        for _, name in _rotated(path):
-            if size <= 0 or name.endswith(".gz"):
-                break
-            parts.append(tail(name, size))
-            size -= os.path.getsize(name)
+def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[bytes]:
+    """The whole lines in the last SIZE bytes of a log up to END, which may have been rotated since.
+
+    It reads as far back as no file is gzipped.
+    """
+    parts = []
+    for name in reversed(log_files(path)):
+        if size <= 0 or name.endswith(".gz"):
+            break
+        with contextlib.suppress(OSError):
+            file = open(name, "rb")  # now: this may soon be the name of another
+            found = os.fstat(file.fileno())
+            if end and found.st_ino != end.file:
+                file.close()  # it is newer
+                continue
+            length, end = end.size if end else found.st_size, None
+            parts.append(_tail(file, size, length))
+            size -= length
     return itertools.chain.from_iterable(reversed(parts))
 
 
-def _last_newline(file: int, end: int) -> int:
-    """Where the line after the last newline in the first END bytes of a file begins."""
-    while end:
-        start = max(0, end - (1 << 16))
-        found = os.pread(file, end - start, start).rfind(b"\n")
+def _line_start(file: int, end: int) -> int:
+    """Where the line begins in which byte END of a file is, or would be.
+
+    Raises OSError if the line is too long to be a listener's.
+    """
+    start = end
+    while start > max(0, end - MAX_LOG_LINE):
+        start = max(0, start - (1 << 16))
+        found = os.pread(file, 1 << 16, start)[:end - start].rfind(b"\n")
         if found >= 0:
             return start + found + 1
-        end = start
+    if start:
+        raise OSError(errno.EINVAL, FOREIGN)
     return 0
 
 
@@ -365,18 +406,20 @@ class LogFile:
     A last line without its newline (of a process that was killed) gets one if it is whole, and is
     else moved to PATH.torn. A file that was renamed or removed (logrotate) is made anew before the
     next write. With a Rotation it is renamed itself before it grows too large: PATH to PATH.1, that
-    to PATH.2, and so on.
+    to PATH.2, and so on up to the number of files that are kept; others are left alone.
     """
 
-    def __init__(self, path: str, warn: Callable[[str], None], is_line: Callable[[bytes], bool],
-                 rotation: Optional[Rotation] = None) -> None:
+    def __init__(self, path: str, warn: Callable[[str], None], rotation: Optional[Rotation] = None,
+                 is_line: Optional[Callable[[bytes], bool]] = None) -> None:
         """Open or make PATH, with its folders.
 
-        IS_LINE tells whether some bytes are a whole line of such a file. Raises BlockingIOError if
-        the file is in use, and OSError if it cannot be written or its last line is no such line.
+        IS_LINE tells whether some bytes are a whole line of such a file; if it is None, all are.
+        Raises BlockingIOError if the file is in use, and OSError if it cannot be written or its
+        last line is no such line.
         """
         self.path, self._warn, self._is_line, self._rotation = path, warn, is_line, rotation
         self._rotating = SaidOnce(warn)
+        self._rename_at = 0.0  # not before then; time.monotonic()
         self._torn = True  # what stands after the last newline was not looked at yet
         self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
         self._file = self._open()
@@ -402,31 +445,33 @@ class LogFile:
 
     def _refuse_foreign(self, file: int) -> None:
         """Raise OSError if this is a file that somebody else wrote."""
-        size = os.fstat(file).st_size
-        end = _last_newline(file, size)
-        start = _last_newline(file, max(0, end - 1))
-        if max(size - end, end - start) > MAX_LOG_LINE or (
-                end and not self._is_line(os.pread(file, end - start, start))):
-            raise OSError(errno.EINVAL, "its last line is none of a listener's; choose another "
-                          "--log")
+        if self._is_line:
+            end = _line_start(file, os.fstat(file).st_size)
+            start = _line_start(file, max(0, end - 1))
+            if end and not self._is_line(os.pread(file, end - start, start)):
+                raise OSError(errno.EINVAL, FOREIGN)
 
     def _mend(self) -> None:
         """See to what stands after the last newline; raises OSError, and may be called again."""
         size = os.fstat(self._file).st_size
-        end = _last_newline(self._file, size)
-        torn = os.pread(self._file, size - end, end)
-        if torn and self._is_line(torn):
-            os.write(self._file, b"\n")
-        elif torn:
-            aside = f"{self.path}.torn"
-            with open(aside, "ab") as file:
-                file.write(torn + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.ftruncate(self._file, end)
-            self._warn(f"{self.path}: its last {counted(size - end, 'byte')}, a line that was "
-                       f"never finished nor acknowledged, were moved to {aside}")
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            start = _line_start(self._file, size) if self._is_line else size
+            torn = os.pread(self._file, size - start, start)
+            if not self._is_line or self._is_line(torn):
+                os.write(self._file, b"\n")
+            else:
+                self._move_aside(torn, start)
         self._torn = False
+
+    def _move_aside(self, torn: bytes, start: int) -> None:
+        aside = f"{self.path}.torn"
+        with open(aside, "ab") as file:
+            file.write(torn + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.ftruncate(self._file, start)
+        self._warn(f"{self.path}: its last {counted(len(torn), 'byte')}, a line that was never "
+                   f"finished nor acknowledged, were moved to {aside}")
 
     @staticmethod
     def _sync_folder(folder: str) -> None:
@@ -450,8 +495,7 @@ class LogFile:
                 self._mend()
             self._cut_back()
             start = os.fstat(self._file).st_size
-            if self._rotation and start and start + len(data) > self._rotation.size and (
-                    self._rotate()):
+            if self._is_full(start, len(data)) and self._rotate():
                 continue
             try:
                 rest = memoryview(data)
@@ -477,25 +521,31 @@ class LogFile:
 
     def _reopen(self) -> None:
         file = self._open()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # nobody was told that this would outlive a power cut
             self._cut_back()
+            os.fsync(self._file)
         os.close(self._file)
         self._file, self._cut_at, self._torn = file, None, True
+
+    def _is_full(self, size: int, more: int) -> bool:
+        return (self._rotation is not None and size > 0 and size + more > self._rotation.size
+                and time.monotonic() >= self._rename_at)
 
     def _rotate(self) -> bool:
         """Rename PATH, and the files before it if their names are needed; whether it was done."""
         try:
-            rotated = _rotated(self.path)
-            numbers = {number for number, _ in rotated}
-            free = next(number for number in itertools.count(1) if number not in numbers)
-            for number, name in reversed([one for one in rotated if one[0] < free]):
-                if number >= self._rotation.files:
+            numbered = _numbered(self.path)
+            taken = {number for number, _ in numbered}
+            free = next(number for number in itertools.count(1) if number not in taken)
+            for number, name in reversed(numbered):
+                if number == self._rotation.files < free:
                     os.unlink(name)
-                else:
+                elif number < min(free, self._rotation.files):
                     ending = ".gz" if name.endswith(".gz") else ""
                     os.rename(name, f"{self.path}.{number + 1}{ending}")
             os.rename(self.path, f"{self.path}.1")
         except OSError as error:
+            self._rename_at = time.monotonic() + RENAME_SECONDS
             self._rotating.begin(f"cannot rename {self.path}: {reason(error)}; it grows until it "
                                  "can be")
             return False
@@ -553,7 +603,7 @@ class EventLog:
     def __init__(self, path: str, warn: Callable[[str], None],
                  rotation: Optional[Rotation] = None) -> None:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
-        self._file = LogFile(path, warn, _is_event, rotation)
+        self._file = LogFile(path, warn, rotation, _is_event)
         self._failing = SaidOnce(warn)
         self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
         self._ids: Set[bytes] = set()
@@ -626,7 +676,7 @@ class RegistryLog:
                  rotation: Optional[Rotation] = None) -> None:
         """Open PATH; raises OSError as LogFile does."""
         self.path, self._failing = path, SaidOnce(warn)
-        self._file = LogFile(path, warn, lambda line: line.endswith(b"\n"), rotation)
+        self._file = LogFile(path, warn, rotation)
 
     def append(self, lines: List[str]) -> None:
         try:
@@ -4644,26 +4694,13 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
         raise Problem(problem)
 
 
-End = Tuple[int, float]  # of a file: its bytes, and when it was written, in seconds since 1970
-
-
-def end_of(path: str) -> End:
-    """How far a file goes now; (0, 0) if there is nothing in it."""
-    with contextlib.suppress(OSError):
-        found = os.stat(path)
-        if found.st_size:
-            return found.st_size, found.st_mtime
-    return 0, 0.0
-
-
 def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trouble: Trouble,
            board: Board, metrics: Metrics) -> None:
     """Let TRACKER, TROUBLE, BOARD and METRICS know of what stood in the files at the start.
 
     What came to pass until the log was last written was said then: see Console.
     """
-    log_size, said_until = log_end
-    registry_log_size, last_line = registry_log_end
+    said_until, last_line = log_end.written, registry_log_end.written
     metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or said_until
     trouble.arrived(said_until)
     metrics.last_registry_log_line_timestamp_seconds = (
@@ -4682,8 +4719,8 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
             trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
             yield line
 
-    events = parse_all(with_pushes(last_lines(log, REPLAYED_BYTES, log_size)), logged_event, counts)
-    registry_lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_size)
+    events = parse_all(with_pushes(last_lines(log, REPLAYED_BYTES, log_end)), logged_event, counts)
+    registry_lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_end)
     lines = parse_all(with_trouble(registry_lines), logged_line, counts)
     for changes in replay(tracker, events, lines):
         for change in changes:

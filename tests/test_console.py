@@ -14,7 +14,7 @@ import time
 import pytest
 
 from support.disk import Faulty
-from support.process import CLOCK, MIB, Listener, run, until
+from support.process import CLOCK, MIB, Listener, run, until, written
 from support.recordings import Recording, recorded, recorded_lines
 from support.traffic import FOO, Client, Image, event, sample, stamp
 
@@ -330,6 +330,42 @@ def said(listener):
     """What was said of pulls: (image, what)."""
     return re.findall(r" pull  (\S+)  (started|complete|interrupted|unknown|up to date|goes on)",
                       listener.out)
+
+
+def test_a_restart_repeats_nothing_after_kill_9_in_a_rotation(tmp_path):
+    """When log.log is renamed, and the next one is not there yet."""
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        for name in ("skopeo_interrupted-registry2", "docker_complete-registry2"):
+            Recording(name).just_now().play(listener)
+        until(lambda: "complete" in listener.out)
+        listener.pass_time(40)
+        until(lambda: "interrupted" in listener.out, lambda: listener.out)
+        before = said(listener)
+        listener.kill()
+        listener.log.rename(listener.log.with_name("log.log.1"))
+        listener.pass_time(0)
+        listener.start()
+        listener.post(pushed(time.time()))
+        until(lambda: " push " in listener.out)
+        listener.pass_time(80)
+        for number in (2, 3):  # the time is looked at after the second is shown
+            listener.post(pushed(time.time()))
+            until(lambda: listener.out.count(" push ") == number)
+        assert said(listener) == [] and before
+
+
+def test_a_rotation_just_after_the_start_shows_no_event_twice(tmp_path):
+    """The old file is read while its name is already another's."""
+    target = sample()["target"]
+    pulls = b"".join(json.dumps(new).encode() + b"\n"
+                     for new in recorded("docker_complete-registry2"))
+    written(tmp_path, pulls * (15 * MIB // len(pulls)), "log.log.1")
+    old, new = pushed(time.time(), target={**target, "tag": "old" * 100}), pushed(time.time())
+    written(tmp_path, json.dumps(old, separators=(",", ":")).encode() + b"\n")
+    with Listener(tmp_path, "--rotate", "100:3") as listener:
+        assert listener.post(new) == (200, "")
+        shown = json.loads(listener.request("GET", "/pulls")[1])["pushes"]
+        assert [push["image"].rpartition(":")[2] for push in shown] == [target["tag"], "old" * 100]
 
 
 def test_a_restart_repeats_nothing(tmp_path):

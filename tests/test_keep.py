@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gzip
 import json
 import os
 import shutil
@@ -81,12 +82,25 @@ def test_a_foreign_file_in_the_logs_place_is_left_as_it_is(tmp_path):
         assert listener.events() == [new]
 
 
-def test_a_torn_line_of_the_registrys_log_is_moved_aside(tmp_path):
-    path = written(tmp_path, b"whole\ntor", "registry.log")
+def test_a_log_too_large_to_search_is_refused_at_once(tmp_path):
+    """Its last line would have to be read from the beginning: a TiB of it."""
+    with open(tmp_path / "notes", "wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    status, _, err = run(tmp_path, "--port", "0", "--log", "notes")
+    assert status == 1 and "cannot write notes" in err and "choose another --log" in err
+    assert (tmp_path / "notes").stat().st_size == 1 << 40
+
+
+@pytest.mark.parametrize("old", [b"whole\ntor", b"x" * 200_000, b"\0" * 100, b'{"id":"a"', b"\xc3"],
+                         ids=["half", "200 kB", "NULs", "JSON", "half a character"])
+def test_a_last_line_of_the_registrys_log_is_kept_and_gets_its_newline(tmp_path, old):
+    """It may be anybody's text: whether it is whole, nobody can tell."""
+    path = written(tmp_path, old, "registry.log")
     with Listener(tmp_path, "--syslog-port", "0") as listener:
         listener.syslog(b"next")
-        until(lambda: path.read_bytes() == b"whole\nnext\n", path.read_bytes)
-    assert path.with_name("registry.log.torn").read_bytes() == b"tor\n"
+        until(lambda: path.read_bytes() == old + b"\nnext\n", path.read_bytes)
+        assert listener.err == ""
+    assert sorted(os.listdir(path.parent)) == ["log.log", "registry.log"]
 
 
 def test_a_file_that_is_emptied_after_a_write_failed_gets_no_nuls(tmp_path):
@@ -278,6 +292,21 @@ def test_files_before_a_gap_are_not_renamed_nor_removed(tmp_path):
         assert kept_events(listener) == ([others[3], others[2], *news], 4)
 
 
+def test_more_rotated_files_than_are_kept_are_somebody_elses(tmp_path):
+    """Of what logrotate has left, those with higher numbers stay as they are."""
+    for number in (1, 2, 3, 5, 9):
+        written(tmp_path, module.encode_event({"id": str(number)}), f"log.log.{number}")
+    others = {number: written(tmp_path, b"", f"log.log.{number}.gz") for number in (4, 30)}
+    news = [event() for _ in range(4)]
+    with Listener(tmp_path, "--rotate", "1K:2") as listener:
+        for new in news:
+            assert listener.post(new) == (200, "")
+        kept = [new for ending in (".9", ".5", ".3", ".2", ".1", "")
+                for new in read_log(f"{listener.log}{ending}")]
+        assert [{"id": "9"}, {"id": "5"}, {"id": "3"}, *news[1:]] == kept
+        assert all(path.exists() for path in others.values())
+
+
 def test_a_log_that_cannot_be_renamed_goes_on(tmp_path):
     with Faulty(tmp_path, "--rotate", "2K") as listener:
         listener.fault("no rename")
@@ -286,7 +315,9 @@ def test_a_log_that_cannot_be_renamed_goes_on(tmp_path):
             assert listener.post(new) == (200, "")
         assert listener.events() == news
         until(lambda: "cannot rename" in listener.err)
+        assert (tmp_path / "renames").read_text() == "log.log.1\n"  # for now, one attempt will do
         listener.fault("")
+        listener.pass_time(60)
         newer = event()
         assert listener.post(newer) == (200, "")
         assert listener.events() == [newer]
@@ -294,15 +325,38 @@ def test_a_log_that_cannot_be_renamed_goes_on(tmp_path):
         assert listener.err.count("cannot rename") == 1
 
 
-def test_logrotate_may_come_in_between(tmp_path):
+def test_the_registrys_log_is_on_the_disk_before_the_next_file_is_begun(tmp_path):
+    """Its last second may not be there yet: it is no event, whose sender waits for that."""
+    with Faulty(tmp_path, "--rotate", "2K", "--syslog-port", "0") as listener:
+        for number in range(8):
+            listener.syslog(b"%d " % number * 600)
+            until(lambda: listener.registry_log.read_bytes().startswith(b"%d" % number))
+        synced = (tmp_path / "synced").read_text().splitlines()
+        for number in range(1, 8):
+            rotated = listener.registry_log.with_name(f"registry.log.{number}").stat()
+            assert f"{rotated.st_ino} {rotated.st_size}" in synced
+
+
+@pytest.mark.parametrize("name", ["log.log-20261125", "log.log-2026112514", "log.log-20261125.gz"])
+def test_logrotate_may_come_in_between(tmp_path, name):
+    """Its files are read before those that were rotated later."""
     with Listener(tmp_path, "--rotate", "3K:20") as listener:
         news = [event() for _ in range(12)]
         for number, new in enumerate(news):
             if number == 7:
-                listener.log.rename(listener.log.with_name("log.log-20261125"))
+                for old in module.log_files(str(listener.log))[:-1]:
+                    os.unlink(old)
+                data = listener.log.read_bytes()
+                listener.log.unlink()
+                written(tmp_path, gzip.compress(data) if ".gz" in name else data, name)
+                first = [json.loads(line) for line in data.splitlines()]
             assert listener.post(new) == (200, "")
-        kept = kept_events(listener)[0] + read_log(listener.log.with_name("log.log-20261125"))
-        assert sorted(new["id"] for new in kept) == sorted(new["id"] for new in news)
+        files = module.log_files(str(listener.log))
+        assert files[0].endswith(name) and len(files) > 2
+        events = first + [new for path in files[1:] for new in read_log(path)]
+        assert events == news[-len(events):] and len(events) > len(first)
+    status, out, err = run(tmp_path, "check")
+    assert f"{len(events)} events" in out, out
 
 
 # ----------------------------------------------------------------------------------- the log's file

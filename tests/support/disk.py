@@ -83,8 +83,13 @@ class Disk:
         return os.write(file, data)
 
     def rename(self, old, new):
-        """Dies (as by kill -9) at the file of the fault `killed at FILE`, or just after it."""
+        """Dies (as by kill -9) at the file of the fault `killed at FILE`, or just after it.
+
+        Writes the new names into `renames`.
+        """
         fault = told("fault")
+        with open("renames", "a") as renames:
+            print(os.path.basename(new), file=renames)
         if fault == f"killed at {os.path.basename(new)}":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "no rename":
