@@ -2825,10 +2825,15 @@ class Tracker:
             del self._repositories[key]
 
     def _engine(self, client: str, agent: str) -> Engine:
-        engine = self._engines.get((client, agent))
-        if engine is None:
-            engine = self._engines[client, agent] = Engine()
-        return engine
+        return self._engines.get((client, agent)) or Engine()  # one that has asked for nothing
+
+    def _discard(self, request: Request, agent: str) -> None:
+        """Forget a request for a blob, and an engine of which no other is known."""
+        engine = self._engines.get((request.client, agent))
+        if engine:
+            engine.discard(request)
+            if not engine:
+                del self._engines[request.client, agent]
 
     def _converse(self, fact: Fact, registry: Registry, request: Request) -> None:
         """Give a request to its conversation."""
@@ -2840,7 +2845,9 @@ class Tracker:
             conversation = self._conversations[key] = Conversation(
                 key, registry, repository, functools.partial(self._engine, agent=fact.agent))
         if not request.manifest:
-            self._engine(request.client, fact.agent).add(request)
+            engine = self._engine(request.client, fact.agent)
+            self._engines[request.client, fact.agent] = engine
+            engine.add(request)
         self._mark_active(conversation, conversation.add(request))
 
     def _go_on(self, fact: Fact, registry: Registry, request: Request) -> None:
@@ -2850,7 +2857,7 @@ class Tracker:
         moves = pull.learn(request, fact) if pull else request.learn(fact)
         if fact.event and (fact.registry, fact.agent, fact.repository) != conversation.key:
             conversation.remove(request)
-            conversation.engine(request.client).discard(request)
+            self._discard(request, conversation.key[1])
             self._late[conversation] = None
             request.pull = None
             request.client = fact.client
@@ -2987,10 +2994,7 @@ class Tracker:
         for request in pull.requests:
             del self._requests[request.id]
             self._held -= request.held
-            self._engine(request.client, pull.agent).discard(request)
-        for client in {request.client for request in pull.requests}:
-            if not self._engines[client, pull.agent]:
-                del self._engines[client, pull.agent]
+            self._discard(request, pull.agent)
         if not conversation.requests:
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
