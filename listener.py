@@ -2930,6 +2930,7 @@ class Tracker:
                     self._mark_active(conversation, pull)
                 else:
                     self._withdraw(pull)
+            self._drop_conversation(conversation)
 
     def _withdraw(self, pull: Pull) -> None:
         """PULL is none: its requests are all another's."""
@@ -2995,12 +2996,17 @@ class Tracker:
             del self._requests[request.id]
             self._held -= request.held
             self._discard(request, pull.agent)
+        self._drop_conversation(conversation)
+        return change
+
+    def _drop_conversation(self, conversation: Conversation) -> None:
+        """Forget a conversation of which no request is known any more."""
         if not conversation.requests:
+            registry, _, repository = conversation.key
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
             conversation.known.conversations -= 1
-            self._drop_repository((pull.registry, pull.repository))
-        return change
+            self._drop_repository((registry, repository))
 
 
 def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, int, Fact]]:
