@@ -127,10 +127,15 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+_DECORATION = re.compile(r"^<urlopen error |>$|^Error -\d+ while decompressing data: |"
+                         r"\[(?:Errno -?\d+|X509|SSL)[^]]*\] | \((?:_ssl\.c:\d+|b['\"].*)\)$")
+
+
 def reason(error: Exception) -> str:
     """What went wrong, without Python's decoration: `no space left on device`."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text[:1].lower() + text[1:]
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = _DECORATION.sub("", text)
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
 def byte_size(size: Optional[int]) -> str:
@@ -917,7 +922,8 @@ class Handler(_Head):
         if self.command == "POST":
             return 401, ("no or wrong token: the endpoint in the registry's config needs "
                          "headers: {Authorization: [Bearer TOKEN]}")
-        return 401, "no or wrong token: give it as the password, to any name"
+        return 401, (f"no or wrong token for {self._path()}: send Authorization: Bearer TOKEN, or "
+                     "in a browser give it as the password, with any name")
 
     @property
     def asks_for_password(self) -> bool:
@@ -4825,9 +4831,13 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
     """The certificate with its key, if there are any; raises Problem."""
     if not options.tls_cert:
         return None
+    def refuse_passphrase() -> str:  # else OpenSSL asks for it at the terminal, and waits
+        raise ValueError("the key is encrypted; write it without a passphrase: "
+                         f"openssl pkey -in {options.tls_key} -out NEW")
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with cannot(f"use certificate {options.tls_cert} with key {options.tls_key}"):
-        context.load_cert_chain(options.tls_cert, options.tls_key)
+        context.load_cert_chain(options.tls_cert, options.tls_key, refuse_passphrase)
     return context
 
 
@@ -5006,22 +5016,40 @@ def list_pulls(options: argparse.Namespace) -> None:
 
 
 MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
+DEBUG_SECONDS = 5  # for the whole of it
+
+
+def _fetch(url: str, result: list) -> None:
+    """Put into RESULT what an http or https URL answers: its body, or an Exception."""
+    opener = urllib.request.OpenerDirector()  # of no other scheme, and without proxies
+    for handler in (urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+                    urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
+                    urllib.request.HTTPDefaultErrorHandler, urllib.request.UnknownHandler):
+        opener.add_handler(handler())
+    try:
+        with opener.open(url, timeout=DEBUG_SECONDS) as answer:
+            result.append(answer.read(MAX_DEBUG))
+    except Exception as error:
+        result.append(error)
 
 
 def fetch_debug(url: str) -> Any:
     """The JSON of /debug/vars at a registry's debug server; raises Problem."""
     where = url.rstrip("/")
     where += "" if where.endswith("/debug/vars") else "/debug/vars"
+    result: list = []
+    thread = threading.Thread(target=_fetch, args=(where, result), daemon=True)
+    start_thread(thread)
+    thread.join(DEBUG_SECONDS)  # the timeout of a socket is for each read, and not for names
+    found = result[0] if result else TimeoutError(f"no answer within {DEBUG_SECONDS} seconds")
     try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(where, timeout=10) as answer:
-            return _decode(answer.read(MAX_DEBUG).decode())
-    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-        error = getattr(error, "reason", error)
-        why = reason(error) if isinstance(error, Exception) else error
-        raise Problem(f"cannot read {mask_secrets(where)}: {why}; --registry takes the address of "
-                      "the registry's debug server, which `http: debug: addr: :5001` in its "
-                      "config.yml starts") from None
+        if isinstance(found, Exception):
+            raise found
+        return _decode(found.decode())
+    except Exception as error:
+        raise Problem(f"cannot read {mask_secrets(where)}: {reason(error)}; --registry takes the "
+                      "address of the registry's debug server, such as http://registry:5001, which "
+                      "`http: debug: addr: :5001` in its config.yml starts") from None
 
 
 def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Trouble:

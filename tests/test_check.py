@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import re
+import socket
 import threading
 
 import pytest
@@ -420,7 +421,34 @@ def test_check_says_that_the_registry_has_no_endpoint(tmp_path, body):
 def test_a_debug_server_that_does_not_answer_is_one_line(tmp_path, url):
     status, out, err = run(tmp_path, "check", *PULLED, "--registry", url)
     assert status == 1 and err.count("\n") == 1 and err.startswith("listener: cannot read ")
+    assert "<" not in err and "rrno" not in err
     assert "7 events arrived" in out
+
+
+def test_a_file_is_no_debug_server(tmp_path):
+    (tmp_path / "debug").mkdir()
+    (tmp_path / "debug" / "vars").write_text("{}")
+    status, out, err = run(tmp_path, "check", *PULLED, "--registry", f"file://{tmp_path}")
+    assert status == 1 and "unknown url type: file; --registry takes the address" in err
+    assert "no endpoint" not in out
+
+
+def test_a_debug_server_that_never_ends_is_waited_for_once(tmp_path):
+    """Each byte of it comes in time, and none is the last."""
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as ending:
+        ended = threading.Event()
+        ending.callback(ended.set)
+
+        def drip():
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(b"HTTP/1.1 200 OK\r\n")
+                while not ended.wait(0.1):
+                    client.sendall(b"X")
+        threading.Thread(target=drip, daemon=True).start()
+        status, out, err = run(tmp_path, "check", *PULLED, "--registry",
+                               f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert status == 1 and "no answer within 5 seconds" in err and "7 events arrived" in out
 
 
 # -------------------------------------------------------------------------------- real registries

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -95,6 +97,22 @@ def test_what_cannot_be_is_exit_1_and_one_line_that_says_why(tmp_path, options, 
     (tmp_path / "file").write_text("no certificate\n")
     (tmp_path / "empty").write_text("\n")
     cannot(run(tmp_path, "--port", "0", *options), why)
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_passphrase(tmp_path):
+    """At a terminal, at which OpenSSL would ask."""
+    key, certificate, _ = make_certificate(tmp_path)
+    subprocess.run(["openssl", "pkey", "-aes256", "-passout", "pass:x", "-in", key, "-out",
+                    tmp_path / "secret.pem"], check=True)
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        ["setsid", "--ctty", sys.executable, LISTENER, "--port", "0", "--tls-cert", certificate,
+         "--tls-key", "secret.pem"], cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, timeout=30)
+    assert not select.select([ours], [], [], 0)[0]
+    os.close(ours), os.close(theirs)
+    cannot((done.returncode, done.stdout, done.stderr), "the key is encrypted",
+           "openssl pkey -in secret.pem")
 
 
 def cannot(done, *words):

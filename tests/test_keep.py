@@ -480,3 +480,15 @@ def test_a_log_that_may_not_be_written_loses_nothing(tmp_path):
         listener.stop()
         status, out, err = run(tmp_path, "--port", "0", preexec_fn=obey_permissions)
         assert (status, out, err.count("\n")) == (1, "", 1) and "permission denied" in err
+
+
+@pytest.mark.parametrize("data, why", [
+    (b"plain\n", "not a gzipped file"),
+    (gzip.compress(b"{}\n" * 100)[:-9], "compressed file ended before the end-of-stream marker"),
+    (gzip.compress(b"{}\n" * 100)[:-8] + b"\0" * 8, "CRC check failed")],
+    ids=["plain", "cut", "spoilt"])
+def test_a_file_that_is_not_gzipped_is_said_in_plain_words(tmp_path, data, why):
+    (tmp_path / "log.gz").write_bytes(data)
+    status, _, err = run(tmp_path, "pulls", "log.gz")
+    assert status == 1 and err.startswith(f"listener: cannot read log.gz: {why}")
+    assert "b'" not in err and "rror" not in err

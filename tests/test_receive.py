@@ -417,6 +417,14 @@ def test_https_at_a_listener_without_a_certificate_is_told_at_once(tmp_path):
         until(lambda: re.search(r"refused with 400: that is TLS: .* http://", listener.err))
 
 
+def test_who_asks_for_a_page_with_a_wrong_token_is_named_with_the_page(tmp_path):
+    (tmp_path / "token").write_text("right")
+    with Listener(tmp_path, "--token-file", "token") as listener:
+        status, text = listener.request("GET", "/metrics?x", headers={"Authorization": "Bearer x"})
+        assert status == 401 and text.startswith("no or wrong token for /metrics: ")
+        until(lambda: f"127.0.0.1 was refused with 401: {text}" in listener.err)
+
+
 @pytest.mark.parametrize("token", ["s3cret-token", "geheim-äöü"])
 def test_only_who_has_the_token_may_post(tmp_path, token):
     (tmp_path / "token").write_text(token + "\n", encoding="utf-8")
