@@ -247,7 +247,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def keep_latest(memory: dict, limit: int) -> None:
-    """Forget what was put into MEMORY first, until no more than LIMIT are left."""
+    """Forget what was put into MEMORY first, until no more than LIMIT are left.
+
+    For up to some thousands: the first is found by passing over those that were before it.
+    """
     while len(memory) > limit:
         del memory[next(iter(memory))]
 
