@@ -84,7 +84,6 @@ import gzip
 import hashlib
 import heapq
 import hmac
-import http.client
 import io
 import itertools
 import json
@@ -4832,12 +4831,12 @@ def read_token(path: Optional[str]) -> Optional[bytes]:
 
 def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
     """The certificate with its key, if there are any; raises Problem."""
-    if not options.tls_cert:
-        return None
     def refuse_passphrase() -> str:  # else OpenSSL asks for it at the terminal, and waits
         raise ValueError("the key is encrypted; write it without a passphrase: "
                          f"openssl pkey -in {options.tls_key} -out NEW")
 
+    if not options.tls_cert:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with cannot(f"use certificate {options.tls_cert} with key {options.tls_key}"):
         context.load_cert_chain(options.tls_cert, options.tls_key, refuse_passphrase)
