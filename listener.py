@@ -14,50 +14,34 @@ how many bytes were written. Joined by the request's id they answer the question
 
 The parts, in the order in which they stand; each knows nothing of the others' insides:
 
-  text and JSON  functions         times, sizes and names as text; JSON of any shape.
-                 Problem, cannot   what keeps a command from being done, in a line.
-                 SaidOnce          a fault that lasts, said once.
-  keep           LogFile           whole lines in one file, through rotation and full disks.
-                 EventLog          each event once, on the disk before its sender hears 200.
-                 RegistryLog       the registry's own log lines.
-  receive        parse_envelope, Handler
-                                   the bytes of a request in, events or those of an answer out.
-                                   No I/O.
-                 Server            one thread with all the sockets (each a Connection): what has
-                                   come whole is committed together, with one fsync, and answered.
-                 Inbox             what waits for a thread, bounded by bytes.
-                 Syslog, StandardInput
-                                   the registry's log lines in, each kind in threads of its own.
-  facts          event_fact, line_fact
-                                   an event or a log line in, a Fact out: what it says of one
-                                   request.
-  understand     Manifest, Request, BlobRequests, Pull
-                                   what Facts add up to: of an image, of a request, of all for one
-                                   blob, of a download; `verdict` is a function of a Pull and the
-                                   time.
-                 Conversation      one agent's requests for one repository: which Pull each is of.
-                 Repository, Registry, Engine
-                                   what a verdict depends on besides: known manifests, restarts of
-                                   the registry, and what else the client fetches.
-                 Tracker           Facts in, in any order; Changes of Pulls out. No I/O and no
-                                   clock: `tick(now)` tells it the time.
-  explain        mask_secrets      a line of the registry's log without tokens and passwords.
-                 Trouble           such lines in, why events do not arrive out. No I/O and no clock.
-                 EventCount, LineCount
-                                   what has arrived, and what should have: for `check`.
-                 Caveats           what makes all verdicts doubtful.
-  show           functions         events and Pulls in, text for people or JSON for programs out.
-  page           PAGE, Board       what a browser gets, and what it shows: JSON for programs, too.
-                 Metrics           what Prometheus gets.
-  console        Terminal          lines out, whoever reads them.
-                 Refusals          who was refused: a few lines of many.
-                 Console           the one thread that feeds the live Tracker, Trouble, the Board
-                                   and the Terminals.
-  read the files read_apart        files in, Facts out, from a process of its own: for `pulls`.
-                 recall            what the files tell of the time before `serve` was started.
-                 Repeats           which lines of the registry's log came before.
-  command line   Service           joins the parts for `serve`.
-                 list_pulls, check the other commands.
+  text and JSON   small functions, and Problem: why a command cannot be done, in a line.
+  keep            LogFile: whole lines in one file, through rotation and full disks. EventLog: each
+                  event once, on the disk before its sender hears 200. RegistryLog: the registry's
+                  own log lines.
+  receive         Handler: the bytes of a request in, those of its answer out. No I/O.
+                  Server: one thread with all the sockets, each a Connection; what has come whole is
+                  committed together, with one fsync, and answered.
+                  Inbox: what waits for a thread, bounded by bytes. Syslog, StandardInput: the
+                  registry's log lines in.
+  facts           event_fact, line_fact: an event or a log line in, a Fact out, what it says of one
+                  request.
+  understand      Manifest, Request, BlobRequests, Pull: what Facts add up to, of an image, a
+                  request, all requests for one blob, a download. `verdict` judges a Pull.
+                  Conversation: the requests of one agent for one repository, each in its Pull.
+                  Repository, Registry, Engine: what a verdict depends on besides: known manifests,
+                  restarts of the registry, what else the client fetches.
+                  Tracker: Facts in, in any order, Changes of Pulls out. No I/O and no clock:
+                  `tick(now)` tells it the time.
+  explain         Trouble: lines of the registry's log in, why its events do not arrive out.
+                  EventCount, LineCount: what has arrived, and what should have. Caveats: what makes
+                  all verdicts doubtful. No I/O and no clock.
+  show            events and Pulls in, text for people or JSON for programs out.
+  page            PAGE: what a browser gets. Board: what it shows. Metrics: what Prometheus gets.
+  console         Terminal: lines out, whoever reads them. Refusals: a few lines of many.
+                  Console: the one thread that feeds the live Tracker, Trouble, Board and Terminals.
+  read the files  read_apart: files in, Facts out. recall: what they tell when `serve` starts.
+                  Repeats: which lines of the registry's log have come before.
+  command line    Service for `serve`, list_pulls, check: they join the parts.
 
 How they meet in `serve`: the Server's thread commits envelopes to the EventLog and puts what is new
 into the Console's Inbox; the threads of Syslog and StandardInput do so with lines and RegistryLog.
