@@ -1051,16 +1051,18 @@ class Server:
     """
 
     def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
-                 commit: Callable[[], None], pages: Callable[[Handler], Optional[Answer]],
+                 commit: Callable[[], Callable[[], None]],
+                 pages: Callable[[Handler], Optional[Answer]],
                  report: Callable[[int, str, str], None], token: Optional[bytes] = None,
                  tls: Optional[ssl.SSLContext] = None) -> None:
         """Listen on HOST:PORT; raises OSError if that cannot be.
 
         ADD is handed an envelope's events; a ValueError of it is answered with 400. COMMIT returns
-        when all that was added is safe; an OSError of it is answered with 503. PAGES gives the
-        answer to a GET or HEAD; if that is None, it is asked again after `wake`. REPORT is told of
-        each refusal: its status (0: no answer), the client's host, and the reason. TOKEN and TLS
-        may be replaced at any time, by any thread.
+        when all that was added is safe, and returns what is to be called after the answers, as no
+        sender should wait for it; an OSError of it is answered with 503. PAGES gives the answer to
+        a GET or HEAD; if that is None, it is asked again after `wake`. REPORT is told of each
+        refusal: its status (0: no answer), the client's host, and the reason. TOKEN and TLS may be
+        replaced at any time, by any thread.
         """
         self._add, self._commit, self._pages, self._report = add, commit, pages, report
         self.token, self.tls = token, tls
@@ -1333,9 +1335,9 @@ class Server:
             return
         answer, began = Answer(200), time.monotonic()
         try:
-            self._commit()
+            follow = self._commit()
         except Exception as error:
-            answer = Answer(503, f"{error}; send it again\n".encode())
+            follow, answer = None, Answer(503, f"{error}; send it again\n".encode())
             if not isinstance(error, OSError):
                 self._report(503, added[0].host, f"internal error: {error!r}")
         self._commit_seconds = time.monotonic() - began
@@ -1344,6 +1346,8 @@ class Server:
                 connection.deadline += self._commit_seconds  # the delay was the disk's
         for connection in added:
             self._go_on(connection, answer)
+        if follow:
+            follow()
 
 
 # RFC 5424: <27>1 TIMESTAMP HOST APP PROCID MSGID STRUCTURED-DATA MESSAGE
@@ -4914,7 +4918,7 @@ class Service:
         self._server.stop()
         self._log.close()
 
-    def _commit(self) -> None:
+    def _commit(self) -> Callable[[], None]:
         log, metrics, began = self._log, self._metrics, time.monotonic()
         try:
             fresh = log.commit()
@@ -4922,7 +4926,10 @@ class Service:
         finally:
             metrics.write_error, metrics.write_failing = log.error, int(log.error is not None)
             metrics.duplicate_events_total = log.duplicates
-        metrics.count_events([event for event, _ in fresh], time.time())
+        return functools.partial(self._follow, fresh)
+
+    def _follow(self, fresh: List[Tuple[dict, bytes]]) -> None:
+        self._metrics.count_events([event for event, _ in fresh], time.time())
         self._console.follow_events([line for _, line in fresh])
 
     def _answer(self, request: Handler) -> Optional[Answer]:
