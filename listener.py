@@ -631,13 +631,12 @@ class EventLog:
         again.
         """
         added, self._added = self._added, []
-        names: Set[bytes] = set()
+        names: Set[Optional[bytes]] = set()
         fresh = []
         for name, line, event in added:
             if name is None or name not in self._ids and name not in names:
                 fresh.append((event, line))
-                if name:
-                    names.add(name)
+                names.add(name)
         if fresh:
             self._write(b"".join([line for _, line in fresh]))
         self.written += len(fresh)
@@ -967,8 +966,8 @@ class Connection:
     Its methods are generators that yield what they wait for, so that one thread can serve all.
     """
 
-    def __init__(self, client: socket.socket, host: str) -> None:
-        self.socket, self.host = client, host
+    def __init__(self, client: socket.socket, address: str) -> None:
+        self.socket, self.host = client, address
         self.received = bytearray()
         self.request: Optional[Handler] = None  # from the end of its head until its answer
         self.body: Optional[bytes] = None  # of a request that waits for its commit
@@ -977,8 +976,9 @@ class Connection:
         self.watched = 0  # what the selector watches it for
         self.allow(REQUEST_SECONDS)
 
-    def allow(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
+    def allow(self, duration: float) -> None:
+        """Set the deadline: so many seconds from now."""
+        self.deadline = time.monotonic() + duration
 
     @property
     def large(self) -> bool:
@@ -1127,9 +1127,9 @@ class Server:
         self._drop_late()
         self._commit_some()
 
-    def _receive(self, seconds: float) -> None:
-        """Let all connections go on that can; wait up to SECONDS for one."""
-        ready = self._selector.select(seconds)
+    def _receive(self, timeout: float) -> None:
+        """Let all connections go on that can; wait up to TIMEOUT seconds for one."""
+        ready = self._selector.select(timeout)
         going, self._next = self._next, []
         for connection in going:
             self._go_on(connection)
@@ -1164,10 +1164,8 @@ class Server:
             else:
                 self._watch(connection, connection.waits)
             return
-        except StopIteration:
-            pass
-        except ssl.SSLEOFError:
-            pass  # the client is gone
+        except (StopIteration, ssl.SSLEOFError):
+            pass  # all was said, or the client is gone
         except ssl.SSLError as error:
             self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
                          "https:// and the certificate one that it trusts?")
@@ -1310,17 +1308,13 @@ class Server:
         """Commit and answer what is complete: small bodies at once, then the oldest large one."""
         # The smallest go first, as registries' are small; and the oldest, so that it cannot starve.
         small = [connection for connection in self._whole if not connection.large]
-        chosen: List[Connection] = []
-        size = 0
-        for connection in small[:1] + sorted(small[1:], key=lambda one: len(one.body)):
-            if size >= MAX_COMMIT:
-                break
-            chosen.append(connection)
-            size += len(connection.body)
+        small[1:] = sorted(small[1:], key=lambda connection: len(connection.body))
+        before = itertools.accumulate([len(connection.body) for connection in small], initial=0)
+        chosen = {connection for connection, size in zip(small, before) if size < MAX_COMMIT}
         large = [connection for connection in self._whole if connection.large][:1]
-        going = {*chosen, *large}
-        whole, self._whole = self._whole, [one for one in self._whole if one not in going]
-        self._commit_together([one for one in whole if one in going and not one.large])
+        whole, going = self._whole, chosen.union(large)
+        self._whole = [connection for connection in whole if connection not in going]
+        self._commit_together([connection for connection in whole if connection in chosen])
         self._commit_together(large)
 
     def _commit_together(self, batch: List[Connection]) -> None:
@@ -1351,7 +1345,7 @@ class Server:
 
 
 # RFC 5424: <27>1 TIMESTAMP HOST APP PROCID MSGID STRUCTURED-DATA MESSAGE
-# RFC 3164: <27>Mmm dd hh:mm:ss [HOST] TAG[PID]: MESSAGE, of which senders leave out what they like
+# RFC 3164: <27>Mmm dd hh:mm:ss [HOST] TAG[PID]: MESSAGE; senders omit parts at will
 _SYSLOG_HEADER = re.compile(
     r"<\d{1,3}>(?:1 (?:\S+ ){5}(?:-|(?:\[(?:[^\]\\]|\\.)*\])+)(?: \ufeff?|$)"
     r"|(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d )?(?:[^\s:=]+ )?[^\s:=]+: )")
@@ -1440,7 +1434,7 @@ class Syslog:
 class StandardInput:
     """The registry's log, as `docker logs -f` and the like write it into a pipe."""
 
-    MAX_LINE = 64 << 10  # bytes
+    MAX_READ = 64 << 10  # bytes of a line; the rest of it is thrown away
 
     def __init__(self, keep: Callable[[List[str]], None], warn: Callable[[str], None]) -> None:
         """KEEP is handed each line. WARN is told of the end of the input."""
@@ -1458,8 +1452,8 @@ class StandardInput:
         try:
             with open(0, "rb", closefd=False) as file:
                 whole = True
-                for part in iter(lambda: file.readline(self.MAX_LINE), b""):
-                    if whole:  # else it is the rest of a line that is too long
+                for part in iter(lambda: file.readline(self.MAX_READ), b""):
+                    if whole:
                         line = plain(part.decode("utf-8", "backslashreplace").rstrip("\r\n"))
                         self._keep([line])
                     whole = part.endswith(b"\n")
