@@ -4913,6 +4913,7 @@ class Service:
         self._log.close()
 
     def _commit(self) -> Callable[[], None]:
+        """Keep the envelopes that were added; what is to do when they were answered."""
         log, metrics, began = self._log, self._metrics, time.monotonic()
         try:
             fresh = log.commit()
