@@ -14,7 +14,7 @@ import time
 import pytest
 
 from support.disk import Faulty
-from support.process import CLOCK, MIB, Listener, run, until, written
+from support.process import CLOCK, MIB, Listener, free_port, run, until, written
 from support.recordings import Recording, recorded, recorded_lines
 from support.traffic import FOO, Client, Image, event, sample, stamp
 
@@ -256,9 +256,7 @@ unread.open = []
     kind, "__name__", "closed"))
 def test_it_serves_and_ends_whatever_becomes_of_its_words(tmp_path, kind):
     """Stdout and stderr are full, broken, a pipe that nobody reads, or closed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     listener = Listener(tmp_path, "--port", port, start=False)
     listener.port = port
     if kind:

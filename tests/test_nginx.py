@@ -4,13 +4,12 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import urllib.request
 
 import pytest
 
-from support.process import Listener, command, need, until
+from support.process import Listener, command, free_port, need, until
 from support.recordings import a_minute_later
 from support.stack import MANIFEST
 
@@ -55,14 +54,6 @@ notifications:
 """
 
 
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def answers(port):
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
@@ -76,7 +67,7 @@ def served(request, tmp_path):
     """The listener of a registry behind nginx; its ports are in `buffering` and `passing`."""
     need("" if NGINX else "not found", "nginx")
     name = f"sts_nginx_{os.getpid()}"
-    registry, buffering, passing = free_ports(3)
+    registry, buffering, passing = free_port(), free_port(), free_port()
     with Listener(tmp_path, "--syslog-port", "0") as served:
         (tmp_path / "config.yml").write_text(
             REGISTRY_CONFIG.format(registry=registry, listener=served.port))

@@ -284,7 +284,7 @@ def test_the_sample_of_the_readme_is_an_envelope(shared):
 def test_a_body_that_is_not_taken_is_not_waited_for(shared, headers, status):
     """The answer comes though the body never does, and says in a line what was wrong."""
     answer = shared.raw(f"POST /log HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode(),
-                        half_close=False, seconds=8)
+                        half_close=False)
     assert statuses(answer) == [status]
     head, _, text = answer.partition(b"\r\n\r\n")
     assert b"\r\nConnection: close" in head
@@ -413,7 +413,7 @@ def test_many_requests_at_once_over_https(tmp_path, certificate):
 def test_https_at_a_listener_without_a_certificate_is_told_at_once(tmp_path):
     with Listener(tmp_path) as listener:
         with pytest.raises(ssl.SSLError):
-            listener.post(event(), tls=ssl.create_default_context(), seconds=5)
+            listener.post(event(), tls=ssl.create_default_context())
         until(lambda: re.search(r"refused with 400: that is TLS: .* http://", listener.err))
 
 

@@ -4,15 +4,13 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 
 import pytest
 
 from support import HERE
-from support.process import until
+from support.process import free_port, until
 from support.recordings import RECORDINGS
-
 
 BEFORE = {"host": 'rm -f "$WORK"/imfile-state*',
           "centre": 'for file in "$ROOT"/*/*.log; do '
@@ -45,9 +43,7 @@ class Rsyslog:
 def ends(tmp_path):
     """The host's end and the centre's, not started yet."""
     assert shutil.which("rsyslogd"), "install rsyslog and rsyslog-relp"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     (tmp_path / "logs").mkdir()
     (tmp_path / "root").mkdir()
     host = Rsyslog(tmp_path, "host", LOGS=str(tmp_path / "logs"), NAME="registry-1",

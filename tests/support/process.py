@@ -20,7 +20,8 @@ from support.traffic import MEDIA_TYPE, envelope
 
 CLOCK = r"\d\d:\d\d:\d\d"  # what each line on the console begins with
 MIB = 1 << 20
-START_SECONDS = 30  # how long a busy machine may take to start Python
+RESERVED = []  # the sockets of free_port
+PATIENCE = 60  # seconds that a busy machine may take for anything that a test waits for
 
 
 def need(trouble, what):
@@ -29,7 +30,7 @@ def need(trouble, what):
         (pytest.fail if os.environ.get("STS_CI") else pytest.skip)(f"needs {what}: {trouble}")
 
 
-def until(condition, what="", seconds=20):
+def until(condition, what="", seconds=PATIENCE):
     """The first true value that CONDITION() gives; fails and says WHAT, text or a function that
     returns it, when SECONDS pass without one."""
     end = time.monotonic() + seconds
@@ -68,7 +69,7 @@ class Listener:
         """Start it, also again; returns when it says that it listens."""
         self.launch()
         try:
-            line = until(self._ready, "the line that says where it listens", START_SECONDS)
+            line = until(self._ready, "the line that says where it listens")
         except BaseException:
             self.kill()
             raise
@@ -110,7 +111,7 @@ class Listener:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, number=signal.SIGTERM, seconds=20):
+    def stop(self, number=signal.SIGTERM, seconds=PATIENCE):
         """Send a signal; returns the exit status."""
         self.process.send_signal(number)
         return self.process.wait(seconds)
@@ -124,10 +125,10 @@ class Listener:
 
     # -- as a client
 
-    def connect(self, seconds=20):
+    def connect(self, seconds=PATIENCE):
         return socket.create_connection(("127.0.0.1", self.port), seconds)
 
-    def post(self, body, path="/log", seconds=20, tls=None, **headers):
+    def post(self, body, path="/log", seconds=PATIENCE, tls=None, **headers):
         """POST on a connection of its own, as a registry does: status and text of the answer.
 
         BODY is bytes, one event or a list of events. Header names get - for _; None leaves one out.
@@ -139,7 +140,7 @@ class Listener:
         sent = {name: value for name, value in sent.items() if value is not None}
         return self.request("POST", path, body, sent, seconds, tls)
 
-    def request(self, method, path, body=None, headers=(), seconds=20, tls=None):
+    def request(self, method, path, body=None, headers=(), seconds=PATIENCE, tls=None):
         if tls:
             connection = http.client.HTTPSConnection("localhost", self.port, timeout=seconds,
                                                      context=tls)
@@ -151,7 +152,7 @@ class Listener:
             self.headers = answer.headers
             return answer.status, answer.read().decode("utf-8")
 
-    def raw(self, data, seconds=20, half_close=True):
+    def raw(self, data, seconds=PATIENCE, half_close=True):
         """Send bytes, and return all bytes that come until the listener closes or goes quiet."""
         with self.connect(seconds) as connection:
             with contextlib.suppress(OSError):  # it may have seen enough and hung up
@@ -191,9 +192,20 @@ def request(body, head=b"POST /log HTTP/1.1\r\nHost: x\r\n"):
 
 
 def free_port():
-    """A TCP port of 127.0.0.1 at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """A TCP port for a server that a test starts; until the tests end it is given to nobody else.
+
+    On Linux: a socket that is bound but does not listen keeps other sockets from it, and lets
+    those with SO_REUSEADDR listen there, as servers do.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("0.0.0.0", 0))
+    port = kept.getsockname()[1]
+    if sys.platform == "linux":
+        RESERVED.append(kept)
+    else:
+        kept.close()
+    return port
 
 
 def drain(connection):
@@ -221,7 +233,7 @@ def only_the_clients_fault(answer):
     return found
 
 
-def run(folder, *options, given=b"", seconds=START_SECONDS, **more):
+def run(folder, *options, given=b"", seconds=PATIENCE, **more):
     """Run `listener.py OPTIONS` to its end, GIVEN on stdin: exit status, stdout, stderr."""
     done = subprocess.run([sys.executable, LISTENER, *map(str, options)], cwd=folder, input=given,
                           timeout=seconds, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
