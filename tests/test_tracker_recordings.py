@@ -9,8 +9,9 @@ import time
 import pytest
 
 from support import listener
+from support.disk import Faulty
 from support.process import Listener, run, until
-from support.recordings import NAMES, Recording, differences
+from support.recordings import NAMES, Recording, differences, send
 from support.traffic import FOO, IMAGE, START, Client, Image, Index, Life, digest_of
 
 
@@ -212,32 +213,6 @@ def happen_again(names):
     return chosen
 
 
-def messages(recordings):
-    """Events and lines of the registry's log, in the order of their time."""
-    found = []
-    for each in recordings:
-        found += [(json.loads(line)["timestamp"], "event", line)
-                  for line in each.events.splitlines()]
-        found += [(match[0], "line", line) for line in each.lines.splitlines()
-                  for match in [re.search(r"20\d\d-\d\d-\d\dT[\d:.]+Z", line.decode())] if match]
-    return sorted(found)
-
-
-def send(process, found):
-    """Send messages as a registry and docker's syslog driver do, and none before the last is kept.
-
-    The log line of a request reaches the listener when its event may still be on its way.
-    """
-    lines = process.registry_log.read_bytes().count(b"\n")
-    for _, kind, text in found:
-        if kind == "event":
-            assert process.post(b'{"events":[' + text + b"]}")[0] == 200
-        else:
-            process.syslog(b"<30>Nov 24 06:29:13 registry[123]: " + text)
-            lines += 1
-            until(lambda: process.registry_log.read_bytes().count(b"\n") == lines)
-
-
 def told(output):
     """Image and verdict of what the console has said to have ended, and has not taken back."""
     ended = []
@@ -257,18 +232,15 @@ def as_told(truth):
 
 
 def test_live_is_as_replayed(tmp_path):
-    """The real process hears of many pulls, and says live what `pulls` says later.
-
-    The one test that waits for half a minute: for what is interrupted.
-    """
+    """The real process hears of many pulls, and says live what `pulls` says later."""
     recordings = happen_again(name for name in NAMES if name not in STAYS_OPEN | VAGUE)
     truth = [pull for each in recordings for pull in each.truth if pull["verdict"] != "?"]
     assert {pull["verdict"] for pull in truth} == {"complete", "up to date", "interrupted",
                                                   "unknown"}
-    with Listener(tmp_path, "--syslog-port", "0", "--host", "127.0.0.1") as process:
-        assert process.syslog_port
-        send(process, messages(recordings))
-        until(lambda: told(process.out) == as_told(truth), "the end of all pulls", 45)
+    with Faulty(tmp_path, "--syslog-port", "0", "--host", "127.0.0.1") as process:
+        send(process, sorted(message for each in recordings for message in each.messages()))
+        process.pass_time(31)  # then what was interrupted is said to be
+        until(lambda: told(process.out) == as_told(truth), lambda: process.out)
         started = sorted(image for image, what in PULL_LINE.findall(process.out)
                          if what == "started")
         # That there is nothing newer is told without a start, if only HEAD asked for it.
@@ -288,7 +260,7 @@ def test_live_is_as_replayed(tmp_path):
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_pull_under_way_is_known_after_a_restart(end, tmp_path):
     again, = happen_again(["docker_complete-registry3"])
-    found = messages([again])
+    found = again.messages()
     half = next(number for number, (_, kind, text) in enumerate(found)
                 if b"response completed" in text and b"/blobs/" in text)
     assert 0 < half < len(found) - 3

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from support import HERE, listener
-from support.process import read_log, run
+from support.process import read_log, run, until
 from support.traffic import START, stamp
 
 RECORDINGS = HERE / "recordings"
@@ -79,24 +79,38 @@ class Recording:
         facts += [listener.line_fact(line) for line in self.lines.decode("utf-8").splitlines()]
         return sorted((fact for fact in facts if fact), key=lambda fact: fact.time)
 
-
     def just_now(self):
         """The same, as if it had ended now."""
         took = max((fact.time for fact in self.facts()), default=START) - min(
             (fact.time for fact in self.facts()), default=START)
         return Recording(self.name, time.time() - took)
 
-    def play(self, process, part=1.0):
-        """Send the first PART of it to a listener, in the order of time, as a registry would."""
-        found = sorted(
-            (match[0], kind, line) for kind in ("events", "lines")
-            for line in getattr(self, kind).splitlines()
+    def messages(self):
+        """Its events and lines in the order of time: (time, "event" or "line", text) each."""
+        return sorted(
+            (match[0].decode(), kind, line) for kind, lines in (
+                ("event", self.events), ("line", self.lines)) for line in lines.splitlines()
             for match in [re.search(rb"20\d\d-\d\d-\d\dT[\d:.]+Z", line)] if match)
-        for _, kind, text in found[:round(part * len(found))]:
-            if kind == "events":
-                assert process.post(b'{"events":[' + text + b"]}")[0] == 200
-            else:
-                process.syslog(b"<30>Nov 24 06:29:13 registry[123]: " + text)
+
+    def play(self, process, part=1.0):
+        """Send the first PART of it to a listener, in the order of time."""
+        found = self.messages()
+        send(process, found[:round(part * len(found))])
+
+
+def send(process, messages):
+    """Send MESSAGES as a registry and docker's syslog driver do, and none before the last is kept.
+
+    The log line of a request reaches the listener when its event may still be on its way.
+    """
+    kept = process.registry_log.read_bytes().count(b"\n")
+    for _, kind, text in messages:
+        if kind == "event":
+            assert process.post(b'{"events":[' + text + b"]}")[0] == 200
+        else:
+            process.syslog(b"<30>Nov 24 06:29:13 registry[123]: " + text)
+            kept += 1
+            until(lambda: process.registry_log.read_bytes().count(b"\n") == kept)
 
 
 def differences(pulls, truth):
