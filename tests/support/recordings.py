@@ -101,7 +101,7 @@ class Recording:
 def send(process, messages):
     """Send MESSAGES as a registry and docker's syslog driver do, and none before the last is kept.
 
-    The log line of a request reaches the listener when its event may still be on its way.
+    Returns when the console has heard of them all: the data of the page are made after that.
     """
     kept = process.registry_log.read_bytes().count(b"\n")
     for _, kind, text in messages:
@@ -111,6 +111,7 @@ def send(process, messages):
             process.syslog(b"<30>Nov 24 06:29:13 registry[123]: " + text)
             kept += 1
             until(lambda: process.registry_log.read_bytes().count(b"\n") == kept)
+    assert process.request("GET", "/pulls")[0] == 200
 
 
 def differences(pulls, truth):
