@@ -197,6 +197,9 @@ STAYS_OPEN = {name for name in NAMES if name.startswith(("killed", "stopped"))}
 # Of these either of two verdicts will do; and those made by hand share the ids of their events.
 VAGUE = {name for name in NAMES if name[0].isdigit() or any(
     "|" in pull["verdict"] for pull in Recording(name).truth)}
+# Without auth no line tells that the next platform's first layer is being sent: the console may
+# have said that the platform before it is complete, and that pull is then over.
+VAGUE.add("skopeo_multiarch_all_interrupted-r2n")
 
 
 def happen_again(names):
@@ -237,9 +240,19 @@ def test_live_is_as_replayed(tmp_path):
     truth = [pull for each in recordings for pull in each.truth if pull["verdict"] != "?"]
     assert {pull["verdict"] for pull in truth} == {"complete", "up to date", "interrupted",
                                                   "unknown"}
-    with Faulty(tmp_path, "--syslog-port", "0", "--host", "127.0.0.1") as process:
-        send(process, sorted(message for each in recordings for message in each.messages()))
-        process.pass_time(31)  # then what was interrupted is said to be
+    found = sorted(message for each in recordings for message in each.messages())
+    first, last = listener.seconds(found[0][0]), listener.seconds(found[-1][0])
+    with Faulty(tmp_path, "--syslog-port", "0", "--host", "127.0.0.1", start=False) as process:
+        began = time.time()
+        process.set_clock(first - began)
+        process.start()
+
+        def be_at(moment):
+            process.pass_time(moment - first - (time.time() - began))
+        for message in found:  # each at its time: the console says `complete` a second later
+            be_at(listener.seconds(message[0]))
+            send(process, [message])
+        be_at(last + 31)  # then what was interrupted is said to be
         until(lambda: told(process.out) == as_told(truth), lambda: process.out)
         started = sorted(image for image, what in PULL_LINE.findall(process.out)
                          if what == "started")
