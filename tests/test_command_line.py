@@ -1,7 +1,6 @@
 """The command line: options, what is said of wrong ones, and how it ends."""
 
 import contextlib
-import json
 import os
 import pty
 import re
@@ -15,8 +14,9 @@ import pytest
 
 from support import LISTENER
 from support.disk import Faulty
-from support.process import CLOCK, Listener, drain, make_certificate, read_log, run, statuses, until
-from support.recordings import recorded, recorded_lines
+from support.process import (CLOCK, Listener, drain, make_certificate, read_log, run, statuses,
+                             until, written)
+from support.recordings import Recording
 from support.traffic import event
 
 
@@ -159,9 +159,7 @@ def test_it_ends_at_once_whoever_is_connected(tmp_path, number):
 
 def test_it_ends_when_told_so_before_it_listens(tmp_path):
     """With a big log to read at the start, the signal comes while it does."""
-    log = tmp_path / "listener_log" / "log.log"
-    log.parent.mkdir()
-    log.write_bytes(b"".join(b'{"id":"%d"}\n' % number for number in range(200_000)))
+    log = written(tmp_path, b"".join(b'{"id":"%d"}\n' % number for number in range(200_000)))
     with Listener(tmp_path, start=False) as listener:
         listener.launch()
         descriptors = f"/proc/{listener.process.pid}/fd"
@@ -197,10 +195,7 @@ def test_without_room_for_a_thread_it_says_so(tmp_path):
 
 
 def test_without_room_for_a_process_pulls_reads_in_its_own(tmp_path):
-    (tmp_path / "listener_log").mkdir()
-    for name, lines in (("log.log", [json.dumps(new) for new in recorded(NAME)]),
-                        ("registry.log", recorded_lines(NAME))):
-        (tmp_path / "listener_log" / name).write_text("".join(line + "\n" for line in lines))
+    Recording(NAME).write(tmp_path / "listener_log")
     expected = run(tmp_path, "pulls", "--json")
     assert expected[0] == 0 and "interrupted" in expected[1]
     assert run_without(tmp_path, "os.fork", "pulls", "--json") == expected

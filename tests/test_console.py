@@ -147,8 +147,7 @@ def test_what_is_of_another_day_bears_its_date(tmp_path):
 
 
 def test_what_was_said_before_a_start_that_fails_is_said(tmp_path):
-    (tmp_path / "listener_log").mkdir()
-    (tmp_path / "listener_log" / "log.log").write_bytes(b'{"id":"whole"}\n{"id":"to')
+    written(tmp_path, b'{"id":"whole"}\n{"id":"to')
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -433,11 +432,9 @@ def test_it_ends_at_once_while_it_reads_its_files(long_past, tmp_path):
 
 
 def test_files_that_cannot_be_read_keep_nothing_from_being_told(tmp_path):
-    (tmp_path / "listener_log").mkdir()
-    with open(tmp_path / "listener_log" / "log.log", "wb") as log:
-        log.write(b'[1]\n{}\n{"action":"pull"}\n{"action":"push","target":"/manifests/"}\n'
-                  + b'{"events":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n{\xff}\n{}\n")
-    (tmp_path / "listener_log" / "registry.log").write_bytes(b"\xff\0\n" * 1000)
+    written(tmp_path, b'[1]\n{}\n{"action":"pull"}\n{"action":"push","target":"/manifests/"}\n'
+            + b'{"events":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n{\xff}\n{}\n")
+    written(tmp_path, b"\xff\0\n" * 1000, "registry.log")
     with Listener(tmp_path) as listener:
         assert listener.post(pushed(time.time())) == (200, "")
         until(lambda: " push " in listener.out)

@@ -522,7 +522,8 @@ def test_lines_that_are_slow_to_understand(victim):
 
 
 def cpu_seconds(listener):
-    """The time that the listener has kept processors busy; 0 where nobody tells."""
+    """For how long the listener has kept a processor busy, which others do not change; 0 where
+    nobody tells."""
     with contextlib.suppress(OSError), open(f"/proc/{listener.process.pid}/stat") as file:
         user, system = file.read().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

@@ -181,9 +181,7 @@ def test_ids_are_remembered_over_a_restart(listener):
 
 
 def test_the_last_100_000_ids_are_remembered_over_a_restart(tmp_path):
-    log = tmp_path / "listener_log" / "log.log"
-    log.parent.mkdir()
-    log.write_bytes(b"".join(b'{"id":"%d"}\n' % number for number in range(100_500)))
+    log = written(tmp_path, b"".join(b'{"id":"%d"}\n' % number for number in range(100_500)))
     with Listener(tmp_path) as listener:
         before = log.read_bytes()
         assert listener.post([{"id": "500"}, {"id": "100499"}, {"id": "50000"}]) == (200, "")
@@ -193,10 +191,8 @@ def test_the_last_100_000_ids_are_remembered_over_a_restart(tmp_path):
 
 
 def test_lines_that_nobody_can_read_do_not_keep_it_from_starting(tmp_path):
-    log = tmp_path / "listener_log" / "log.log"
-    log.parent.mkdir()
     before = b'\xff\n{"id":"a"\n[]\n"id"\n\n' + b"[" * 100_000 + b'\n{"id":"b"}\n'
-    log.write_bytes(before)
+    log = written(tmp_path, before)
     with Listener(tmp_path) as listener:
         assert listener.post([{"id": "b"}, {"id": "c"}]) == (200, "")
         assert log.read_bytes() == before + b'{"id":"c"}\n'

@@ -1,15 +1,15 @@
 """The oldest and the newest Pythons that there are here, with every warning an error."""
 
 import glob
-import json
 import os
 import signal
 import subprocess
 
 import pytest
+
 from support import LISTENER
 from support.process import Listener, make_certificate, run, statuses, until
-from support.recordings import recorded, recorded_lines
+from support.recordings import Recording, recorded, recorded_lines
 from support.traffic import envelope, event
 
 STRICT = ["-X", "dev", "-W", "error"]
@@ -63,10 +63,7 @@ def test_serve(tmp_path, python):
 
 def test_commands(tmp_path, python):
     """The same, to the byte, as of the Python that runs the tests."""
-    (tmp_path / "listener_log").mkdir()
-    for name, lines in (("log.log", [json.dumps(new) for new in recorded(NAME)]),
-                        ("registry.log", recorded_lines(NAME))):
-        (tmp_path / "listener_log" / name).write_text("".join(line + "\n" for line in lines))
+    Recording(NAME).write(tmp_path / "listener_log")
     for options in (["pulls"], ["pulls", "--json"], ["check"], ["pulls", "none"]):
         done = subprocess.run([python, *STRICT, LISTENER, *options], cwd=tmp_path,
                               capture_output=True, text=True, timeout=60)

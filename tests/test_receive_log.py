@@ -167,7 +167,7 @@ def test_of_a_long_log_what_is_older_than_what_is_remembered_counts_once(tmp_pat
         listener.start()
         new = LINES[-1].replace("go.version", "new=line go.version")
         listener.tell(*LINES, new)
-        until(lambda: listener.kept()[-1] == new)
+        until(lambda: listener.kept()[-1:] == [new])
         assert listener.kept() == [*LINES, new]
 
 
@@ -177,7 +177,7 @@ def test_a_line_that_comes_by_syslog_as_well_counts_once(tmp_path):
         listener.syslog(*(b"<27>1 - - - - - - " + line.encode() for line in LINES))
         until(lambda: sorted(listener.kept()) == sorted(LINES))
         listener.tell(*LINES, "one more")
-        until(lambda: listener.kept()[-1] == "one more")
+        until(lambda: listener.kept()[-1:] == ["one more"])
         assert sorted(listener.kept()) == sorted([*LINES, "one more"])
 
 
@@ -239,7 +239,7 @@ def test_a_line_without_an_end_is_cut_and_the_next_is_read(tmp_path):
         for _ in range(100):
             listener.tell(b"x" * (1 << 20))
         listener.tell(b' time="forged"\nafter\n')
-        until(lambda: listener.kept()[-1] == "after")
+        until(lambda: listener.kept()[-1:] == ["after"])
         before, cut, after = listener.kept()
         assert (before, after) == ("before", "after") and set(cut) == {"x"}
         assert (listener.memory() or 0) < 100 << 20

@@ -100,12 +100,16 @@ class Listener:
 
     @property
     def out(self):
-        """What this start has printed so far."""
-        return self._file("stdout").read_bytes().decode("utf-8")
+        """The whole lines that this start has printed so far."""
+        return self._lines("stdout")
 
     @property
     def err(self):
-        return self._file("stderr").read_bytes().decode("utf-8")
+        return self._lines("stderr")
+
+    def _lines(self, name):
+        data = self._file(name).read_bytes()
+        return data[:data.rfind(b"\n") + 1].decode("utf-8")
 
     def kill(self):
         self.process.kill()

@@ -68,6 +68,7 @@ class Recording:
 
     def write(self, folder):
         """Write the files that the listener would have; their paths as text."""
+        folder.mkdir(exist_ok=True)
         log, registry_log = folder / "log.log", folder / "registry.log"
         log.write_bytes(self.events)
         registry_log.write_bytes(self.lines)
