@@ -297,10 +297,8 @@ def _names_after(path: str, form: str) -> List[Tuple[str, str]]:
     """The files that are named PATH and what FORM matches: its first group, and the name."""
     folder, name = os.path.split(path)
     pattern = re.compile(re.escape(name) + form)
-    with contextlib.suppress(OSError):
-        found = [(pattern.fullmatch(other), other) for other in os.listdir(folder or ".")]
-        return sorted((match[1], os.path.join(folder, other)) for match, other in found if match)
-    return []
+    found = [(pattern.fullmatch(other), other) for other in os.listdir(folder or ".")]
+    return sorted((match[1], os.path.join(folder, other)) for match, other in found if match)
 
 
 def _numbered(path: str) -> List[Tuple[int, str]]:
@@ -314,8 +312,10 @@ def log_files(path: str) -> List[str]:
 
     Those are named PATH-20261125 and so on (logrotate with dateext), or PATH.1, all perhaps .gz.
     """
-    rotated = [name for _, name in _names_after(path, r"-([0-9]{8}[0-9-]{0,8})(?:\.gz)?")]
-    rotated += [name for _, name in reversed(_numbered(path))]
+    rotated: List[str] = []
+    with contextlib.suppress(OSError):
+        rotated += [name for _, name in _names_after(path, r"-([0-9]{8}[0-9-]{0,16})(?:\.gz)?")]
+        rotated += [name for _, name in reversed(_numbered(path))]
     return rotated if rotated and not os.path.exists(path) else [*rotated, path]
 
 
@@ -1331,7 +1331,8 @@ class Server:
         try:
             follow = self._commit()
         except Exception as error:
-            follow, answer = None, Answer(503, f"{error}; send it again\n".encode())
+            follow, answer = None, Answer(503, f"{error}; send it again\n".encode(
+                "utf-8", "backslashreplace"))
             if not isinstance(error, OSError):
                 self._report(503, added[0].host, f"internal error: {error!r}")
         self._commit_seconds = time.monotonic() - began
@@ -1503,7 +1504,8 @@ class Fact(NamedTuple):
     in_parts: bool = False  # the answer to a request for several ranges at once
 
 
-once = sys.intern  # texts that most facts have in common: one copy is sent, hashed and kept
+# Not sys.intern, of which Python 3.12 forgets nothing.
+once = functools.lru_cache(1024)(str)  # texts that most facts have in common: one copy is sent, hashed and kept
 
 
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
@@ -2496,7 +2498,7 @@ class Conversation:
                 return self._join(request)
         else:
             bisect.insort(self.requests, (*place, request))
-            self._unsettle(place)
+        self._unsettle(place)
         return None
 
     def move(self, request: Request) -> None:
@@ -2519,6 +2521,11 @@ class Conversation:
 
     def _unsettle(self, place: Place) -> None:
         self._unsettled = place if self._unsettled is None else min(self._unsettled, place)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has no requests, and nobody has to be told of pulls that are none any more."""
+        return not self.requests and not self._begun
 
     def settle(self) -> Tuple[Iterable[Pull], int]:
         """Have every request find its pull; the pulls that this may have changed, and its steps."""
@@ -2894,7 +2901,7 @@ class Tracker:
         due = []
         while self._reviews and self._reviews[0][0] <= now:
             at, _, told = heapq.heappop(self._reviews)
-            if told.pull and told.review_at == at:
+            if told.pull and told.pull.requests and told.review_at == at:
                 told.review_at = math.inf
                 due.append(told.pull)
         for pull in sorted(due, key=operator.attrgetter("started")):
@@ -2961,12 +2968,15 @@ class Tracker:
 
     def _forget_some(self) -> List[Change]:
         """Forget what has been over for long, and the oldest if there is too much."""
+        # A pull without requests is withdrawn when its conversation is settled.
         old = [pull for pull, told in self._told.items() if told.verdict != "running"
+               and pull.requests
                and self.now - pull.last_seen > (
                    self.FORGET_COMPLETE if told.verdict == "complete" else self.FORGET_REST)]
         changes = [self._forget(pull) for pull in old]
         if self._too_much(1):
-            for pull in sorted(self._told, key=operator.attrgetter("last_seen")):
+            for pull in sorted(filter(operator.attrgetter("requests"), self._told),
+                               key=operator.attrgetter("last_seen")):
                 if not self._too_much(.9):
                     break
                 changes.append(self._forget(pull))
@@ -2991,7 +3001,7 @@ class Tracker:
 
     def _drop_conversation(self, conversation: Conversation) -> None:
         """Forget a conversation of which no request is known any more."""
-        if not conversation.requests:
+        if conversation.is_over:
             registry, _, repository = conversation.key
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
@@ -3426,8 +3436,9 @@ class EventCount:
         with contextlib.suppress(ValueError):
             self.last = max(self.last, seconds(text_of(event, "timestamp")))
         self.repeats += name in self._ids
-        self._ids[name] = None
-        keep_latest(self._ids, self.REMEMBERED)
+        if name:
+            self._ids[name] = None
+            keep_latest(self._ids, self.REMEMBERED)
         if not is_blob(target) and text_of(target, "mediaType") in KNOWN_TYPES:
             self.without_references = not target.get("references")
         if event.get("action") == "pull":

@@ -333,7 +333,8 @@ def test_the_registrys_log_is_on_the_disk_before_the_next_file_is_begun(tmp_path
             assert f"{rotated.st_ino} {rotated.st_size}" in synced
 
 
-@pytest.mark.parametrize("name", ["log.log-20261125", "log.log-2026112514", "log.log-20261125.gz"])
+@pytest.mark.parametrize("name", ["log.log-20261125", "log.log-2026112514", "log.log-20261125.gz",
+                                  "log.log-20261125-1764064800"])
 def test_logrotate_may_come_in_between(tmp_path, name):
     """Its files are read before those that were rotated later."""
     with Listener(tmp_path, "--rotate", "3K:20") as listener:

@@ -144,6 +144,32 @@ def test_forgotten_pulls_are_held_by_nothing(monkeypatch):
     assert len(pulls) == len(tracker) < 60
 
 
+def test_a_request_that_comes_late_after_one_that_went_elsewhere_is_forgotten():
+    tracker = listener.Tracker()
+    for number in range(20):
+        at, other = START + number * 10, f"other{number}"
+        tracker.tick(at)
+        tracker.feed(FOO.ends(at, f"one{number}", FIRST, 5)._replace(repository=other))
+        tracker.feed(FOO.sent(at, f"one{number}", FIRST, 5))
+        tracker.feed(FOO.ends(at, f"two{number}", SECOND, 5, took=9)._replace(repository=other))
+    for minutes in range(10, 300, 5):
+        tracker.tick(START + minutes * 60)
+    assert len(tracker) == 0 and held(tracker) < 200
+
+
+def test_a_pull_whose_only_request_went_elsewhere_is_no_pull(monkeypatch):
+    """Also if it is looked at before its conversation is settled."""
+    monkeypatch.setattr(listener.Tracker, "STEPS", 0)
+    tracker = listener.Tracker()
+    tracker.tick(START)
+    tracker.feed(FOO.begins(START, "one", FIRST)._replace(agent="before"))
+    tracker.tick(START + 2)
+    tracker.feed(FOO.sent(START + 3, "one", FIRST, 5))
+    said = [change for at in range(4, 8000, 60) for change in tracker.tick(START + at)]
+    assert {change.pull.agent for change in said} <= {FOO.agent}
+    assert len(tracker) == 0
+
+
 def test_limits_take_the_oldest(monkeypatch):
     monkeypatch.setattr(listener.Tracker, "MAX_PULLS", 50)
     life = Life(*FOO.asks(START, IMAGE, "old"))
