@@ -1857,17 +1857,17 @@ class Request:
     @property
     def order(self) -> float:
         """Where it stands among others: a manifest before its blobs, whatever the clocks say."""
-        time = self.began if self.began is not None else self.ended or 0.0
+        asked = self.time
         if self.manifest:
-            return time - SLACK
+            return asked - SLACK
         if self.is_coarse:
-            return time + 1
+            return asked + 1
         if self.event_at is None or self.began is None:
-            return time
+            return asked
         # An event is told of when its request ends: it is the measure of the clock of the lines.
         if self.line_ended is not None and self.event_at > self.line_ended:
-            return time + self.event_at - self.line_ended
-        return min(time, self.event_at)
+            return asked + self.event_at - self.line_ended
+        return min(asked, self.event_at)
 
 
 class Blob(NamedTuple):
@@ -2632,7 +2632,7 @@ class Conversation:
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         own = self._best(request, self._latest(request))
-        if own and (request.digest not in own.asked or own.is_missing(request.digest)):
+        if own and own.is_missing(request.digest):
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.is_missing(request.digest)
@@ -2656,8 +2656,7 @@ class Conversation:
             contains = pull.contains(digest)
             if not contains or (contains == 1 or not is_newest) and not pull.is_active(order):
                 continue
-            rank = (contains == 2, digest not in pull.asked or pull.is_missing(digest),
-                    pull.started <= order)
+            rank = contains == 2, pull.is_missing(digest), pull.started <= order
             if request.user_known and rank == (True, True, True):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:

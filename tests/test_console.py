@@ -329,15 +329,20 @@ def said(listener):
                       listener.out)
 
 
+def hear_of_two_pulls(listener):
+    """One that is complete and one that is interrupted, which it says; and what it has said."""
+    for name in ("docker_complete-registry2", "skopeo_interrupted-registry2"):
+        Recording(name).just_now().play(listener)
+    until(lambda: "complete" in listener.out)
+    listener.pass_time(40)
+    until(lambda: "interrupted" in listener.out, lambda: listener.out)
+    return said(listener)
+
+
 def test_a_restart_repeats_nothing_after_kill_9_in_a_rotation(tmp_path):
     """When log.log is renamed, and the next one is not there yet."""
     with Faulty(tmp_path, "--syslog-port", "0") as listener:
-        for name in ("skopeo_interrupted-registry2", "docker_complete-registry2"):
-            Recording(name).just_now().play(listener)
-        until(lambda: "complete" in listener.out)
-        listener.pass_time(40)
-        until(lambda: "interrupted" in listener.out, lambda: listener.out)
-        before = said(listener)
+        before = hear_of_two_pulls(listener)
         listener.kill()
         listener.log.rename(listener.log.with_name("log.log.1"))
         listener.pass_time(0)
@@ -368,13 +373,8 @@ def test_a_rotation_just_after_the_start_shows_no_event_twice(tmp_path):
 def test_a_restart_repeats_nothing(tmp_path):
     """Neither what ended long before it, nor what was interrupted just before it."""
     with Faulty(tmp_path, "--syslog-port", "0") as listener:
-        for name in ("docker_complete-registry2", "skopeo_interrupted-registry2"):
-            Recording(name).just_now().play(listener)
-        until(lambda: "complete" in listener.out)
-        listener.pass_time(40)
-        until(lambda: "interrupted" in listener.out, lambda: listener.out)
+        before = hear_of_two_pulls(listener)
         listener.stop()
-        before = said(listener)
         listener.pass_time(0)
         listener.start()
         listener.post(pushed(time.time()))
