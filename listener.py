@@ -2951,8 +2951,11 @@ class Tracker:
         if now != "running":
             pull.finish(blobs)
         if now != told.verdict:
+            if told.verdict != "running":
+                yield Change("resumed", pull, "running")
             told.verdict = now
-            yield Change("resumed" if now == "running" else "ended", pull, now)
+            if now != "running":
+                yield Change("ended", pull, now)
         if now == "running":
             moments = [pull.last_seen + pause for pause in (COMPLETE_SECONDS, QUIET_SECONDS)]
             if not told.started:
