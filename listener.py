@@ -1050,12 +1050,12 @@ class Server:
     commit is never dropped.
     """
 
-    def __init__(self, host: str, port: int, add: Callable[[List[dict]], None],
+    def __init__(self, address: str, port: int, add: Callable[[List[dict]], None],
                  commit: Callable[[], Callable[[], None]],
                  pages: Callable[[Handler], Optional[Answer]],
                  report: Callable[[int, str, str], None], token: Optional[bytes] = None,
                  tls: Optional[ssl.SSLContext] = None) -> None:
-        """Listen on HOST:PORT; raises OSError if that cannot be.
+        """Listen on PORT of ADDRESS; raises OSError if that cannot be.
 
         ADD is handed an envelope's events; a ValueError of it is answered with 400. COMMIT returns
         when all that was added is safe, and returns what is to be called after the answers, as no
@@ -1067,9 +1067,9 @@ class Server:
         self._add, self._commit, self._pages, self._report = add, commit, pages, report
         self.token, self.tls = token, tls
         self.answered: collections.Counter = collections.Counter()  # by status
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((host, port))
+        self._socket.bind((address, port))
         self._socket.listen(1024)
         self._socket.setblocking(False)
         self.port = self._socket.getsockname()[1]
