@@ -704,30 +704,6 @@ MAX_REMEMBERED_HEAD = 2 << 10  # bytes
 MAX_DATAGRAM = 16 << 10  # bytes; Docker itself splits log lines at this length
 
 
-class _Numbers:
-    """Reads the numbers in a large body, and gives up on those that take long to read and write.
-
-    The integers that a registry sends are short, and it sends no fractions.
-    """
-
-    def __init__(self) -> None:
-        self._left = MAX_SLOW_NUMBERS
-
-    def integer(self, text: str) -> int:
-        if len(text) > 20:
-            self._spend(text)
-        return int(text)
-
-    def fraction(self, text: str) -> float:
-        self._spend(text)
-        return float(text)
-
-    def _spend(self, text: str) -> None:
-        self._left -= len(text)
-        if self._left < 0:
-            raise ValueError("its numbers are too many or too long")
-
-
 def _read_json(body: bytes) -> Any:
     """The value of a BODY; ValueError if it is no JSON, or would take long to read or to write."""
     text = body.decode("utf-8")
@@ -738,9 +714,20 @@ def _read_json(body: bytes) -> Any:
         raise ValueError(f"{values} values are over {MAX_VALUES}")
     if any(itertools.islice(_CONTROL.finditer(text), MAX_CONTROLS, None)):
         raise ValueError(f"over {MAX_CONTROLS} control characters")
-    numbers = _Numbers()
-    return json.loads(text, parse_constant=_refuse_constant, parse_int=numbers.integer,
-                      parse_float=numbers.fraction)
+    left = MAX_SLOW_NUMBERS  # a registry sends short integers and no fractions
+
+    def slow_number(digits: str, kind: Callable = float) -> Any:
+        nonlocal left
+        left -= len(digits)
+        if left < 0:
+            raise ValueError("its numbers are too many or too long")
+        return kind(digits)
+
+    def integer(digits: str) -> int:
+        return int(digits) if len(digits) <= 20 else slow_number(digits, int)
+
+    return json.loads(text, parse_constant=_refuse_constant, parse_int=integer,
+                      parse_float=slow_number)
 
 
 def parse_envelope(body: bytes) -> List[dict]:
