@@ -782,8 +782,9 @@ class Answer(NamedTuple):
 class _Head(BaseHTTPRequestHandler):
     """What the standard library reads of a request's head, from bytes that are there already.
 
-    `refusal` is why the request is not accepted, or None; `length` the bytes of the body that
-    comes next; `continues` whether the client sends that body only when it is told to.
+    `path` is without a query; `refusal` why the request is not accepted, or None; `length` the
+    bytes of the body that comes next; `continues` whether the client sends that body only when it
+    is told to.
     """
 
     protocol_version = "HTTP/1.1"
@@ -808,6 +809,7 @@ class _Head(BaseHTTPRequestHandler):
         elif _FOLDED.search(head):  # RFC 9112, 5.2
             self.send_error(400, "a header that goes on in the next line")
         elif self.parse_request():
+            self.path = self.path.partition("?")[0]
             self.refusal = self._find_refusal()
         elif not self.refusal:
             self.send_error(400, "an empty request line")
@@ -841,14 +843,10 @@ class _Head(BaseHTTPRequestHandler):
                          "Content-Length")
         if not all(length.isascii() and length.isdigit() for length in lengths):
             return 400, f"Content-Length {lengths[0]} is not a number"
-        length = lengths[0] if lengths else None
-        if self.command == "POST":
-            return self._body_refusal(length)
-        return (400, f"{self.command} with a body") if length and length.strip("0") else None
-
-    def _body_refusal(self, length: Optional[str]) -> Optional[Refusal]:
-        """Why this request's body is not even read."""
-        if length is None:
+        length = lengths[0] if lengths else ""
+        if self.command != "POST":
+            return (400, f"{self.command} with a body") if length.strip("0") else None
+        if not length:
             return 411, "no Content-Length"
         if len(length) > 18 or int(length) > MAX_BODY:
             return 413, f"a body of {length} bytes is over {MAX_BODY}"
@@ -859,13 +857,13 @@ class _Head(BaseHTTPRequestHandler):
         return None
 
 
+@functools.lru_cache(maxsize=256)
 def _read_head(head: bytes) -> Dict[str, Any]:
-    """The attributes of the Handler for a HEAD; nothing changes them or what they refer to."""
+    """The attributes of the Handler for a HEAD; nothing changes them or what they refer to.
+
+    A registry sends the same head again and again, and reading it is half the work of a request.
+    """
     return vars(_Head(head))
-
-
-# A registry sends the same head again and again, and reading it is half the work of a request.
-_read_head_again = functools.lru_cache(maxsize=256)(_read_head)
 
 
 class Handler(_Head):
@@ -873,14 +871,12 @@ class Handler(_Head):
 
     def __init__(self, head: bytes, token: Optional[bytes]) -> None:
         """Read HEAD, from the request line to the empty line; TOKEN: only who has it is served."""
-        read = _read_head_again if len(head) <= MAX_REMEMBERED_HEAD else _read_head
+        read = _read_head if len(head) <= MAX_REMEMBERED_HEAD else _read_head.__wrapped__
         vars(self).update(read(head))
         self.arrived = time.monotonic()
-        if token is not None and not self.refusal and self._needs_token():
+        if token is not None and not self.refusal and (
+                self.command == "POST" or self.path != "/healthz"):
             self.refusal = self._token_refusal(token)
-
-    def _needs_token(self) -> bool:
-        return self.command == "POST" or self._path() != "/healthz"
 
     def _token_refusal(self, token: bytes) -> Optional[Refusal]:
         authorization = self.headers.get("Authorization", "")
@@ -894,17 +890,8 @@ class Handler(_Head):
         if self.command == "POST":
             return 401, ("no or wrong token: the endpoint in the registry's config needs "
                          "headers: {Authorization: [Bearer TOKEN]}")
-        return 401, (f"no or wrong token for {self._path()}: send Authorization: Bearer TOKEN, or "
+        return 401, (f"no or wrong token for {self.path}: send Authorization: Bearer TOKEN, or "
                      "in a browser give it as the password, with any name")
-
-    @property
-    def asks_for_password(self) -> bool:
-        """Whether it is refused as a browser's first request is, which makes it ask its user."""
-        return (self.refusal is not None and self.refusal[0] == 401 and self.command != "POST"
-                and "Authorization" not in self.headers)
-
-    def _path(self) -> str:
-        return self.path.partition("?")[0]
 
     def answer(self, answer: Answer) -> bytes:
         """The bytes of an ANSWER."""
@@ -917,7 +904,7 @@ class Handler(_Head):
             self.send_header("WWW-Authenticate", "Bearer")
             self.send_header("WWW-Authenticate", 'Basic realm="registry listener"')
         if status == 405:
-            self.send_header("Allow", "GET, HEAD, POST" if self._path() in PATHS else "POST")
+            self.send_header("Allow", "GET, HEAD, POST" if self.path in PATHS else "POST")
         if body:
             self.send_header("Content-Type", content_type + "; charset=utf-8")
         if status != 304:
@@ -1219,7 +1206,8 @@ class Server:
         """Refuse a request in one line, and close: nobody knows any more where its body ends."""
         request = connection.request
         request.refusal, request.close_connection = (status, why), True
-        if not request.asks_for_password:
+        # A browser's first request has no token: being refused, it asks its user for one.
+        if status != 401 or request.command == "POST" or "Authorization" in request.headers:
             self._report(status, connection.host, why)
         connection.received.clear()
         return Answer(status, (why + "\n").encode("utf-8", "backslashreplace"))
@@ -4929,15 +4917,14 @@ class Service:
 
     def _answer(self, request: Handler) -> Optional[Answer]:
         """The Answer to a GET or HEAD; None: it is being made."""
-        path = request.path.partition("?")[0]
-        if path == "/healthz":
+        if request.path == "/healthz":
             return self._health()
-        if path == "/pulls":
+        if request.path == "/pulls":
             return self._console.answer(
                 request.arrived, request.headers.get("If-None-Match", ""), self._server.wake)
-        if path == "/metrics":
+        if request.path == "/metrics":
             return self._metrics.answer(self._server.answered)
-        return page(path)
+        return page(request.path)
 
     def _health(self) -> Answer:
         log = self._log
