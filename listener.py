@@ -1105,24 +1105,23 @@ class Server:
         """Let all connections go on that can; wait up to TIMEOUT seconds for one."""
         ready = self._selector.select(timeout)
         going, self._next = self._next, []
-        for connection in going:
-            self._go_on(connection)
         for key, _ in ready:
             if key.data:
                 if key.data.waits in (READ, WRITE):
-                    self._go_on(key.data)
+                    going.append(key.data)
             elif key.fileobj is self._woken:
                 self._woken.recv(1 << 10)
-                asking, self._asking = self._asking, []
-                for connection in asking:
-                    self._go_on(connection)
+                going += self._asking
+                self._asking = []
             else:
                 self._accept()
+        for connection in going:
+            self._go_on(connection)
 
-    def _go_on(self, connection: Connection, result: Optional[Answer] = None) -> None:
+    def _go_on(self, connection: Connection, result: Any = None) -> None:
         """Let CONNECTION talk until it waits again; whatever goes wrong is its end alone.
 
-        RESULT is the answer for which it waited: what came of its commit.
+        RESULT is what came of its commit: an Answer, or why its body is refused.
         """
         if connection.talk is None:
             return  # it was dropped in this turn
@@ -1182,11 +1181,9 @@ class Server:
         if request.refusal:
             return self._refuse(connection, *request.refusal)
         if request.command != "POST":
-            answer = self._pages(request)
-            while not answer:
+            while not (answer := self._pages(request)):
                 connection.deadline = math.inf  # the delay is not the client's
                 yield PAGE
-                answer = self._pages(request)
             return answer
         if connection.large:
             self._make_room(connection)
@@ -1197,10 +1194,8 @@ class Server:
             return self._refuse(connection, 400, f"the body ends after {len(body)} of "
                                 f"{request.length} bytes")
         connection.body, connection.deadline = body, math.inf
-        answer = yield COMMIT
-        if answer.status == 400:
-            return self._refuse(connection, 400, answer.body.decode("utf-8"))
-        return answer
+        result = yield COMMIT
+        return self._refuse(connection, 400, result) if isinstance(result, str) else result
 
     def _refuse(self, connection: Connection, status: int, why: str) -> Answer:
         """Refuse a request in one line, and close: nobody knows any more where its body ends."""
@@ -1299,15 +1294,14 @@ class Server:
                 self._add(parse_envelope(connection.body))
                 added.append(connection)
             except ValueError as error:
-                self._go_on(connection, Answer(400, str(error).encode("utf-8", "backslashreplace")))
+                self._go_on(connection, str(error))
         if not added:
             return
-        answer, began = Answer(200), time.monotonic()
+        answer, follow, began = Answer(200), None, time.monotonic()
         try:
             follow = self._commit()
         except Exception as error:
-            follow, answer = None, Answer(503, f"{error}; send it again\n".encode(
-                "utf-8", "backslashreplace"))
+            answer = Answer(503, f"{error}; send it again\n".encode("utf-8", "backslashreplace"))
             if not isinstance(error, OSError):
                 self._report(503, added[0].host, f"internal error: {error!r}")
         self._commit_seconds = time.monotonic() - began
@@ -1361,9 +1355,9 @@ class Inbox:
                 self._changed.notify()
 
     def take(self, timeout: Optional[float] = None) -> Tuple[List[Any], int]:
-        """Wait up to TIMEOUT seconds; some of what waits, oldest first, and how many were dropped.
+        """Some of what waits, oldest first, and how many were dropped since the last call.
 
-        That is as many as were dropped since the last call.
+        It waits up to TIMEOUT seconds for the first.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._items, timeout)
