@@ -3057,9 +3057,9 @@ class Caveats:
 
     def learn(self, judged: str, proxied: bool, redirected: bool) -> None:
         """A pull has ended with the verdict JUDGED; it came through a proxy, or was redirected."""
-        self._proxied = self._proxied or proxied and judged == "complete"
-        self._cut = self._cut or proxied and judged == "interrupted"
-        self._redirected = self._redirected or redirected and judged == "unknown"
+        self._proxied |= proxied and judged == "complete"
+        self._cut |= proxied and judged == "interrupted"
+        self._redirected |= redirected and judged == "unknown"
 
     def standing(self) -> List[str]:
         return ([THROUGH_PROXY] if self._proxied and not self._cut else []) + (
@@ -3161,8 +3161,7 @@ class Fault:
         self.sentence = sentence  # to say when it begins
         self.over = over  # to say when it is over
         self.sends = sends  # the registry tries to send, and cannot
-        self.lasts = False
-        self.recurring = False
+        self.lasts = self.recurring = False
         self.first = math.inf  # seconds since 1970, as all times here
         self.last = self.mended_at = -math.inf
         self.began = -math.inf  # the first time of those with no gap up to the last
@@ -3208,8 +3207,7 @@ def _sending_fault(url: str, error: str) -> Fault:
     """The fault of a registry that sends to URL and logs ERROR."""
     url, error = _shown_url(url), _shown_url(error)
     for pattern, name, remedy in CAUSES:
-        found = re.search(pattern, error)
-        if found:
+        if found := re.search(pattern, error):
             break
     name = name or found[0].replace(" unaccepted", "")
     if name == "connection refused" and is_own_host(url):
@@ -3324,21 +3322,19 @@ class Trouble:
 
     def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
         instance = _field(fields, "instance.id")
-        endpoint = _ENDPOINT.match(message)
-        if endpoint:
-            name, url, timeout, disabled = endpoint.groups("")
-            self._endpoints_of(instance).append(Endpoint(
-                plain(name or disabled), _shown_url(url), go_duration(timeout)))
-        elif message.startswith("listening on") and instance:
+        if message == "authorized request":
+            return self._end(at, lambda fault: fault.name == "untrusted key")
+        if message.startswith("listening on") and instance:
             return self._started(self._endpoints_of(instance), at)
-        elif message.startswith("retryingsink: error writing event"):
+        if message.startswith("retryingsink: error writing event"):
             found = _SINK.search(_field(fields, "error") or message)
             return self._note(_sending_fault(*found.groups()), at) if found else []
-        elif message == "authorized request":
-            return self._end(at, lambda fault: fault.name == "untrusted key")
-        else:
-            found = _UNTRUSTED.match(message)
-            return self._note(_key_fault(found[1]), at) if found else []
+        if found := _UNTRUSTED.match(message):
+            return self._note(_key_fault(found[1]), at)
+        if found := _ENDPOINT.match(message):
+            name, url, timeout, disabled = found.groups("")
+            self._endpoints_of(instance).append(Endpoint(
+                plain(name or disabled), _shown_url(url), go_duration(timeout)))
         return []
 
     def _endpoints_of(self, instance: str) -> List[Endpoint]:
@@ -3376,12 +3372,10 @@ class Trouble:
     def _end(self, at: float, is_over: Callable[[Fault], bool],
              say: Callable[[Fault], str] = operator.attrgetter("over")) -> List[str]:
         """End the faults that IS_OVER holds for; returns what to SAY of that, each thing once."""
-        said = {}
-        for fault in filter(is_over, self._lasting()):
+        over = list(filter(is_over, self._lasting()))
+        for fault in over:
             fault.lasts, fault.mended_at = False, at
-            if not fault.recurring:
-                said[say(fault)] = None
-        return list(said)
+        return list(dict.fromkeys(say(fault) for fault in over if not fault.recurring))
 
 
 class EventCount:
