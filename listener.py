@@ -243,11 +243,12 @@ class Problem(Exception):
 
 
 @contextlib.contextmanager
-def cannot(what: str, remedy: str = "") -> Iterator[None]:
-    """Raises Problem if the system does not let the body do WHAT."""
+def cannot(what: str, remedies: Dict[Optional[int], str] = {}) -> Iterator[None]:
+    """Raises Problem if the system does not let the body do WHAT; REMEDIES are by errno."""
     try:
         yield
     except (OSError, TypeError, ValueError) as error:
+        remedy = remedies.get(getattr(error, "errno", None), "")
         raise Problem(f"cannot {what}: {reason(error)}{remedy}") from None
 
 
@@ -329,11 +330,13 @@ class End(NamedTuple):
 
 def end_of(path: str) -> End:
     """How far a log goes now."""
-    for name in reversed(log_files(path)[-2:]):  # PATH is empty or missing if a rotation was killed
+    written = 0.0
+    for name in reversed(log_files(path)[-2:]):  # PATH is empty or missing after a rotation
         with contextlib.suppress(OSError):
             found = os.stat(name)
+            written = max(written, found.st_mtime)
             if found.st_size:
-                return End(found.st_ino, found.st_size, found.st_mtime)
+                return End(found.st_ino, found.st_size, written)
     return End(0, 0, 0.0)
 
 
@@ -1625,8 +1628,8 @@ def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str
     if duration is not None:
         began -= go_duration(duration)
         status, written = int(status), amount(int(written))
-        if written is None:
-            raise ValueError("not a number of bytes")
+        if written is None or began < 0:
+            raise ValueError("more bytes or seconds than there can be")
     return Fact("blob", at, stamp, registry=once(registry), repository=once(repository),
                 method="GET", digest=once(digest), client=once(host(address)),
                 proxied=bears_no_port(address), agent=once(agent), user=user and once(user),
@@ -4622,18 +4625,22 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
     return read[0] if len(read) == 1 else map(operator.itemgetter(2), merged(read))
 
 
-def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
-                ) -> None:
-    """Send messages of facts, how many lines could not be read, notes, and what went wrong."""
+def _send_facts(paths: List[str], parse: Parse, receiving: multiprocessing.connection.Connection,
+                sending: multiprocessing.connection.Connection) -> None:
+    """Send messages of facts, how many lines could not be read, notes, and what went wrong.
+
+    RECEIVING is the other end: closed here, so that this process ends when the receiver is gone.
+    """
     def send(batch: list, problem: Optional[str]) -> None:
         sending.send_bytes(marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem)))
         notes.clear()
 
+    receiving.close()
     counts: collections.Counter = collections.Counter()
     notes: List[str] = []
     found = map(tuple, read_all(paths, parse, counts, notes))
     problem = ""
-    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+    with contextlib.suppress(BrokenPipeError):
         try:
             for first in found:
                 send([first, *itertools.islice(found, 499)], None)
@@ -4649,10 +4656,15 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
     with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
     reader = multiprocessing.get_context("fork").Process(
-        target=_send_facts, args=(paths, parse, sending), daemon=True)
+        target=_send_facts, args=(paths, parse, receiving, sending), daemon=True)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this one
     try:
         reader.start()
     except OSError:  # no room for another process
+        reader = None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if not reader:
         yield from read_all(paths, parse, counts, notes)
         return
     sending.close()
@@ -4801,7 +4813,10 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
     return context
 
 
-OCCUPIED = "; stop what listens there, or choose another "
+def _listening_remedies(option: str) -> Dict[Optional[int], str]:
+    return {errno.EADDRINUSE: f"; stop what listens there, or choose another --host or {option}",
+            errno.EADDRNOTAVAIL: "; --host must be an address of this machine",
+            errno.EACCES: f"; choose a {option} of 1024 or more"}
 
 
 class LineIntake:
@@ -4817,10 +4832,11 @@ class LineIntake:
         self._sources: Dict[str, Any] = {}
         if options.syslog_port is not None:
             family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-            datagrams = socket.socket(family, socket.SOCK_DGRAM)
-            datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
             place = options.host, options.syslog_port
-            with cannot(f"listen on udp {host_with_port(*place)}", f"{OCCUPIED}--syslog-port"):
+            with cannot(f"listen on udp {host_with_port(*place)}",
+                        _listening_remedies("--syslog-port")):
+                datagrams = socket.socket(family, socket.SOCK_DGRAM)
+                datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
                 datagrams.bind(place)
             syslog = Syslog(datagrams, self._keep, console.warn)
             metrics.inboxes.append(syslog.inbox)
@@ -4864,7 +4880,7 @@ class Service:
         self._intake = LineIntake(options, console, metrics) if (
             options.syslog_port is not None or options.registry_log) else None
         with cannot(f"listen on {host_with_port(options.host, options.port)}",
-                    f"{OCCUPIED}--host or --port"):
+                    _listening_remedies("--port")):
             self._server = Server(options.host, options.port, self._log.add, self._commit,
                                   self._answer, console.refused, token, tls)
 
@@ -5158,7 +5174,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print("listener:", plain(str(problem)), file=sys.stderr)
         return 1
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):  # no more files can be opened
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 0  # `| head` has seen enough
         print("listener: cannot write what was asked for:", reason(error), file=sys.stderr)

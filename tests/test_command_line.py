@@ -91,7 +91,9 @@ def test_only_standard_input_can_be_followed(tmp_path):
     (["--tls-cert", "missing", "--tls-key", "file"], "missing"),
     (["--tls-cert", "file", "--tls-key", "file"], "certificate"),
     (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
-    (["--host", "a..b"], "a..b")])
+    (["--host", "a..b"], "a..b"),
+    (["--host", "192.0.2.1"], "--host must be an address of this machine"),
+    (["--host", "192.0.2.1", "--syslog-port", "0"], "udp 192.0.2.1:0: ")])
 def test_what_cannot_be_is_exit_1_and_one_line_that_says_why(tmp_path, options, why):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("no certificate\n")
@@ -130,9 +132,11 @@ def test_a_second_listener_on_the_same_log_or_port_stops(tmp_path):
         cannot(run(tmp_path, "--port", "0", "--log", "other_name.log"), "another listener")
         cannot(run(tmp_path, "--port", "0", "--log", "listener_log/other.log", "--syslog-port",
                    "0"), "listener_log/registry.log", "another listener")
-        cannot(run(tmp_path, "--port", first.port, "--log", "free/log.log"), str(first.port))
+        cannot(run(tmp_path, "--port", first.port, "--log", "free/log.log"),
+               f":{first.port}: address already in use; stop what listens there, or choose")
         cannot(run(tmp_path, "--port", "0", "--log", "free/log.log", "--syslog-port",
-                   first.syslog_port), f"udp 0.0.0.0:{first.syslog_port}")
+                   first.syslog_port), f"udp 0.0.0.0:{first.syslog_port}: address already in use",
+               "--syslog-port")
         assert first.post(event())[0] == 200
         assert len(first.events()) == 1
 

@@ -356,6 +356,24 @@ def test_a_restart_repeats_nothing_after_kill_9_in_a_rotation(tmp_path):
         assert said(listener) == [] and before
 
 
+def test_a_restart_repeats_nothing_after_logrotates_create(tmp_path):
+    """An empty log.log in the place of the old one; that was written until a pull had begun."""
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        recording = Recording("skopeo_interrupted-registry2").just_now()
+        recording.play(listener)
+        until(lambda: "started" in listener.out)
+        listener.log.rename(listener.log.with_name("log.log.1"))
+        listener.log.write_bytes(b"")
+        listener.pass_time(40)
+        until(lambda: "interrupted" in listener.out, lambda: listener.out)
+        listener.kill()
+        listener.start()
+        listener.pass_time(80)
+        listener.post(pushed(time.time()))
+        until(lambda: " push " in listener.out)
+        assert said(listener) == []
+
+
 def test_a_rotation_just_after_the_start_shows_no_event_twice(tmp_path):
     """The old file is read while its name is already another's."""
     target = sample()["target"]

@@ -1,18 +1,21 @@
 """`listener.py pulls`: recordings of real registries come out as what really happened."""
 
+import contextlib
 import gzip
 import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from support import LISTENER, listener, process
-from support.process import written
+from support.process import until, written
 from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move, recorded
 from support.traffic import START, Client, Image
 
@@ -313,7 +316,9 @@ LINE = (b'time="2020-01-01T10:00:00Z" level=info msg="response completed" http.r
 UNREADABLE_LINES = [LINE % (b"", b"200", b"5"), LINE % (b"x", b"two", b"5"),
                     LINE % (b"x", b"200", b"many"),
                     LINE.replace(b"2020", b"x") % (b"x", b"200", b"5"),
-                    LINE.replace(b"http.response.status=%s ", b"") % (b"x", b"5")]
+                    LINE.replace(b"http.response.status=%s ", b"") % (b"x", b"5"),
+                    LINE.replace(b"http.response.s", b"http.response.duration=%sh http.response.s")
+                    % (b"x", b"9" * 30, b"200", b"5")]
 IRRELEVANT_LINES = [b"\n", b"  \n", b"caught SIGTERM\n", b"\xff\xfe\n", b"{}\n", b"{\n",
                     b'172.18.0.1 - - [24/Nov/2026:07:49:00 +0000] "GET /v2/a/blobs/sha256:1 '
                     b'HTTP/1.1" 200 5 "" "docker"\n', b'time=" msg="\n']
@@ -508,6 +513,43 @@ def many_pulls(folder, number):
     return write(folder / "log.log", *(
         re.sub(rb'"id":"........', b'"id":"%08d' % count, move(line, count * 100))
         for count in range(number)))
+
+
+def launch(log, **more):
+    """Start `pulls` with LOG; the process, when those that read for it run as well, and they."""
+    pulls = subprocess.Popen([sys.executable, LISTENER, "pulls", log], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, **more)
+    path = Path(f"/proc/{pulls.pid}/task/{pulls.pid}/children")
+    if not path.exists():
+        pulls.kill()
+        pytest.skip("no /proc here, which tells the processes of a process")
+    return pulls, until(lambda: path.read_text().split())
+
+
+def runs(pid):
+    """Whether a process is there, and not just waits for somebody who asks how it ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_reader_stays_when_pulls_is_killed(number, tmp_path):
+    pulls, readers = launch(many_pulls(tmp_path, 20_000))
+    with pulls:
+        pulls.stdout.readline()  # it waits for somebody to read on, and the readers for it
+        pulls.send_signal(number)
+    until(lambda: not any(map(runs, readers)))
+
+
+def test_ctrl_c_at_once_is_silent(tmp_path):
+    """At a terminal it goes to the processes that read as well."""
+    log = many_pulls(tmp_path, 20_000)
+    for _ in range(5):
+        pulls, _ = launch(log, start_new_session=True)
+        os.killpg(pulls.pid, signal.SIGINT)
+        out, err = pulls.communicate()
+        assert (pulls.returncode, err) == (130, b"") and out.count(b"\n") < 20_000
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
