@@ -1476,8 +1476,9 @@ class Fact(NamedTuple):
     in_parts: bool = False  # the answer to a request for several ranges at once
 
 
-# Not sys.intern, of which Python 3.12 forgets nothing.
-once = functools.lru_cache(1024)(str)  # texts that most facts have in common: one copy is sent, hashed and kept
+# For texts that most facts have in common: one copy of each is sent, hashed and kept. Not
+# sys.intern, of which Python 3.12 forgets nothing.
+once = functools.lru_cache(1024)(str)
 
 
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
@@ -1836,8 +1837,9 @@ class Request:
             return asked + 1
         if self.event_at is None or self.began is None:
             return asked
-        # An event is told of when its request ends: it is the measure of the clock of the lines.
-        if self.line_ended is not None and self.event_at > self.line_ended:
+        # An event is told of when its request ends, a moment before the line of that: it is the
+        # measure of the clock of the lines.
+        if self.line_ended is not None and not 0 <= self.line_ended - self.event_at < 0.5:
             return asked + self.event_at - self.line_ended
         return min(asked, self.event_at)
 
@@ -2024,8 +2026,7 @@ class Pull:
 
     def _infer_manifest(self, digest: str) -> None:
         """Of the manifests that the registry has told of before, the one that has this blob."""
-        if not any(image.blobs and digest in image.blobs
-                                     for image in self._some_images()):
+        if not any(image.blobs and digest in image.blobs for image in self._some_images()):
             found = self._child_with(digest)
             if found:
                 self.images[found.digest] = found

@@ -89,6 +89,26 @@ def test_recording_with_delays(name):
         check_same(life.pulls(), in_order.pulls())
 
 
+def moved(fact, by):
+    """FACT of a clock that is so many seconds ahead; None: of a log that tells whole seconds."""
+    if fact.event:
+        return fact
+    if by is None:
+        by = fact.time // 1 - fact.time
+        fact = fact._replace(stamp=fact.stamp[:19] + "Z")
+    return fact._replace(time=fact.time + by,
+                         began=None if fact.began is None else fact.began + by)
+
+
+@pytest.mark.parametrize("by", [-2, -0.3, 0.3, 2, None])
+def test_the_log_of_another_clock(by):
+    """What a pull comes to does not depend on how exact the times are."""
+    for name in NAMES:
+        facts = recording(name).facts()
+        life = Life(*(moved(fact, by) for fact in facts)).wait(4000)
+        assert differences(life.pulls(), recording(name).truth) == [], name
+
+
 @pytest.mark.parametrize("late", [0, 2])
 def test_replicas_behind_one_name(late):
     """Two instances tell of the requests of one client in turn, each in a log of its own.
