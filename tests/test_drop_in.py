@@ -1,24 +1,14 @@
 """The compose file of the README, copied into an empty folder as a reader would."""
 import json
 import os
-import re
 import shutil
-import textwrap
 import urllib.request
 
 import pytest
 
 from support.process import command as run, need
-from support.stack import (ENVIRONMENT, REPOSITORY, machine, pull_and_interrupt, pulls_later,
-                           push_for_two_platforms, slow, until)
-
-
-def blocks(title):
-    """The indented blocks of a section of the README, as text."""
-    section = (REPOSITORY / "README.md").read_text().partition(f"## {title}\n")[2]
-    section = section.partition("\n## ")[0]
-    found = re.findall(r"(?:^(?: {4}.*)?\n)+", section, re.M)
-    return [textwrap.dedent(block).strip() + "\n" for block in found if block.strip()]
+from support.stack import (ENVIRONMENT, REPOSITORY, blocks, machine, pull_and_interrupt,
+                           pulls_later, push_for_two_platforms, slow, until)
 
 
 class DropIn:

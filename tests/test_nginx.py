@@ -1,4 +1,4 @@
-"""A registry behind the real nginx, whose buffers take what the client has not read."""
+"""A registry behind the real nginx, as the README configures it, and with its usual buffers."""
 import hashlib
 import http.client
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from support.process import Listener, command, free_port, need, until
 from support.recordings import a_minute_later
-from support.stack import MANIFEST
+from support.stack import MANIFEST, blocks
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 LAYER_SIZE = 60_000_000
@@ -23,22 +23,18 @@ error_log error.log;
 events {{}}
 http {{
     access_log off;
-    client_max_body_size 0;
     proxy_temp_path proxy;
     client_body_temp_path body;
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    proxy_set_header Host $http_host;
-    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    proxy_set_header X-Forwarded-Proto $scheme;
     server {{
         listen 127.0.0.1:{buffering};
-        location / {{ proxy_pass http://127.0.0.1:{registry}; }}
+        {usual}
     }}
     server {{
         listen 127.0.0.1:{passing};
-        location / {{ proxy_pass http://127.0.0.1:{registry}; proxy_buffering off; }}
+        {advised}
     }}
 }}
 """
@@ -71,9 +67,13 @@ def served(request, tmp_path):
     with Listener(tmp_path, "--syslog-port", "0") as served:
         (tmp_path / "config.yml").write_text(
             REGISTRY_CONFIG.format(registry=registry, listener=served.port))
+        advised, *_ = blocks("Behind nginx, with other storage, in Kubernetes")
+        advised = advised.replace("//registry:5000", f"//127.0.0.1:{registry}")
+        usual = advised.replace("proxy_buffering off; proxy_request_buffering off;", "")
+        assert usual != advised
         (tmp_path / "nginx.conf").write_text(CONFIG.format(
-            user="user root;" if os.getuid() == 0 else "", registry=registry, buffering=buffering,
-            passing=passing))
+            user="user root;" if os.getuid() == 0 else "", buffering=buffering, passing=passing,
+            usual=usual, advised=advised))
         command("docker", "run", "-d", "--name", name, "--network", "host",
                 "--log-driver", "syslog", "--log-opt", "syslog-format=rfc5424",
                 "--log-opt", f"syslog-address=udp://127.0.0.1:{served.syslog_port}",

@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import tarfile
 import tempfile
+import textwrap
 import urllib.error
 import urllib.request
 
@@ -49,6 +50,14 @@ def copy_to(folder):
     for name in FILES:
         shutil.copy(REPOSITORY / name, folder)
     return folder
+
+
+def blocks(title):
+    """The indented blocks of a section of the README, as text."""
+    section = (REPOSITORY / "README.md").read_text().partition(f"## {title}\n")[2]
+    section = section.partition("\n## ")[0]
+    found = re.findall(r"(?:^(?: {4}.*)?\n)+", section, re.M)
+    return [textwrap.dedent(block).strip() + "\n" for block in found if block.strip()]
 
 
 def inspect(container, template, ok=True):
