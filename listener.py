@@ -2242,8 +2242,8 @@ class Pull:
         """Whether it is known why the client did not ask for the blobs that it did not ask for."""
         images = self.chosen or list(self.images.values())
         if len(images) > 1 and not all(
-                child in self.images or child in self.conversation.known.manifests
-                for child in self.children):
+                digest in self.images or digest in self.conversation.known.manifests
+                for digest in self.children):
             return False  # of all platforms, some are missing
         return all(self._explains(image) for image in images if image.blobs is not None)
 
@@ -2289,6 +2289,15 @@ def total_sent(blobs: Dict[str, Blob]) -> Optional[int]:
     return None if None in amounts else sum(amounts)
 
 
+def _patience(pull: Pull) -> float:
+    """Seconds without a request after which a client of which all has come asks for no more."""
+    if pull.all_asked:
+        return 0
+    if not pull.starts_seen:
+        return QUIET_SECONDS  # no line tells that a layer was asked for, until it has been sent
+    return 0 if all(map(pull.asks_end, pull.chosen)) else COMPLETE_SECONDS
+
+
 def verdict(pull: Pull, now: float, blobs: Optional[Dict[str, Blob]] = None) -> str:
     """running, complete, up to date, failed, interrupted or unknown.
 
@@ -2303,15 +2312,10 @@ def verdict(pull: Pull, now: float, blobs: Optional[Dict[str, Blob]] = None) -> 
         return "running"
     if not pull.asked:
         return "up to date" if quiet >= QUIET_SECONDS else "running"
-    if states <= {"whole"} and not (
+    if states == {"whole"} and pull.is_explained() and not (
             # What the old process was sending is in no line.
             pull.restarted and not pull.starts_seen and not pull.all_asked):
-        # The first layer may be asked for in a moment. Without token auth no line tells that one
-        # was, until it has been sent.
-        patience = 0 if pull.all_asked else QUIET_SECONDS if not pull.starts_seen else (
-            0 if all(map(pull.asks_end, pull.chosen)) else COMPLETE_SECONDS)
-        if states and pull.is_explained():
-            return "complete" if quiet >= patience else "running"
+        return "complete" if quiet >= _patience(pull) else "running"
     if quiet < QUIET_SECONDS:
         return "running"
     if "refused" in states:
