@@ -2156,7 +2156,8 @@ class Pull:
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
         size, sent = requests.size, requests.whole + requests.parts
-        if size is not None and (sent >= size or sent + self._brought(digest, requests) >= size):
+        brought = 0 if size is None or sent >= size else self._brought(digest, requests)
+        if size is not None and sent + (brought or 0) >= size:
             if requests.whole >= size or not requests.overlap or requests.is_proven(size):
                 return Blob("whole", min(sent, size), size)
             if not requests.open:
@@ -2171,7 +2172,7 @@ class Pull:
         # A Range request that follows a lost one may have brought all that was missing; and one
         # that follows nothing was for a part on purpose.
         if requests.unknown or size is None or requests.answers and (
-                lost or self.restarted or requests.in_parts or not (
+                lost or brought is None or self.restarted or requests.in_parts or not (
                     requests.whole or self._earlier(digest) or self._takes_ranges)):
             return Blob("unknown", None, size)
         return Blob("cut", None if lost else min(sent, size), size)
@@ -2182,8 +2183,8 @@ class Pull:
         return any(image.config in self.asked and self.asked[image.config].answers
                    for image in self._some_images())
 
-    def _brought(self, digest: str, requests: BlobRequests) -> int:
-        """Bytes of a blob that earlier pulls brought.
+    def _brought(self, digest: str, requests: BlobRequests) -> Optional[int]:
+        """Bytes of a blob that earlier pulls brought; None where nobody can know.
 
         containerd keeps what an interrupted pull brought, and the next asks for the rest only.
         """
@@ -2196,6 +2197,8 @@ class Pull:
                                    for image in self._some_images()):
                 break  # who asks for the config again has kept nothing
             requests = pull.asked[digest]
+            if requests.unknown or requests.open:
+                return None
             brought += requests.whole + requests.parts
         return brought
 

@@ -1,6 +1,7 @@
 """The Tracker over recordings and made-up pulls in all orders; and the real process beside it."""
 
 import functools
+import itertools
 import json
 import random
 import re
@@ -107,6 +108,27 @@ def test_the_log_of_another_clock(by):
         facts = recording(name).facts()
         life = Life(*(moved(fact, by) for fact in facts)).wait(4000)
         assert differences(life.pulls(), recording(name).truth) == [], name
+
+
+# Of what a registry refuses there is no event: a line that is lost is all that told of it.
+REFUSING = {name for name in NAMES if name.startswith("06")}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSING))
+def test_a_line_that_is_lost_makes_no_verdict_wrong(name):
+    """It may leave it unknown; and there are neither more pulls nor fewer."""
+    facts = recording(name).facts()
+    now = max((fact.time for fact in facts), default=START) + 4000
+
+    def verdicts(lost):
+        return [(pull["image"], pull["verdict"]) for pull in listener.pull_objects(
+            (fact for fact in facts if fact.event),
+            (fact for fact in facts if not fact.event and fact is not lost), now)]
+    in_full = verdicts(None)
+    for lost in facts:
+        if not lost.event and lost.kind != "start":
+            assert all(found in (full, (full[0], "unknown")) for found, full
+                       in itertools.zip_longest(verdicts(lost), in_full)), lost
 
 
 @pytest.mark.parametrize("late", [0, 2])
