@@ -2068,14 +2068,19 @@ class Pull:
         It goes on from a question (HEAD, or by tag) to the answer (GET, or by digest), and from an
         index to a manifest in it; asking the same again is another pull.
         """
-        if request.digest != self.asked_digest and (
-                request.tag or request.digest not in self.children):
+        if request.digest != self.asked_digest and (request.tag or not self._has_child(request)):
             return False
         if request.tag and (request.method == "HEAD" or request.tag != self.tag):
             return False
         return self.is_active(request.time) and not any(
             (request.digest, request.method, by_tag) in self._manifests_asked
             for by_tag in {False, bool(request.tag)})
+
+    def _has_child(self, request: Request) -> bool:
+        """Whether a request is for a manifest in the index; by its time, if none is known to be."""
+        if self.index and not self.children:
+            return request.time - self.manifests[-1].time <= SLACK
+        return request.digest in self.children
 
     # -- the image
 

@@ -286,6 +286,16 @@ def test_manifest_without_references():
     assert (pull["verdict"], pull["sent"]) == ("interrupted", image.size - 500_000)
 
 
+def test_index_without_references():
+    """What is asked for at once after it is taken for a manifest in it, and nothing else is."""
+    index, image = Index(), Image(references=False)
+    facts = [FOO.manifest(START, index, "HEAD", "1"), FOO.manifest(START + 0.1, index)]
+    life = Life(*facts, *FOO.pull(START + 0.2, image, tag=None)).wait(31)
+    assert (life.pull()["image"], life.pull()["verdict"]) == ("my/app:1", "complete")
+    life.feed(*FOO.asks(START + 5, Image("next", references=False), tag=None)).wait(31)
+    assert [pull["tag"] for pull in life.pulls()] == ["1", None]
+
+
 def test_blobs_whose_manifest_never_came():
     blobs = [fact for fact in FOO.pull(START, IMAGE) if fact.kind == "blob"]
     pull = Life(*blobs).wait(31).pull()
