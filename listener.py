@@ -2174,11 +2174,9 @@ class Pull:
             lost = True
         if requests.refused is not None and not lost:
             return Blob("refused", min(sent, size or sent), size, requests.refused)
-        # A Range request that follows a lost one may have brought all that was missing; and one
-        # that follows nothing was for a part on purpose.
+        # A Range request that follows a lost one may have brought all that was missing.
         if requests.unknown or size is None or requests.answers and (
-                lost or brought is None or self.restarted or requests.in_parts or not (
-                    requests.whole or self._earlier(digest) or self._takes_ranges)):
+                lost or brought is None or self.restarted or requests.in_parts):
             return Blob("unknown", None, size)
         return Blob("cut", None if lost else min(sent, size), size)
 
@@ -2191,20 +2189,24 @@ class Pull:
     def _brought(self, digest: str, requests: BlobRequests) -> Optional[int]:
         """Bytes of a blob that earlier pulls brought; None where nobody can know.
 
-        containerd keeps what an interrupted pull brought, and the next asks for the rest only.
+        containerd keeps what an interrupted pull brought, and the next asks for the rest only. A
+        Range request that goes on with nothing is for a part on purpose.
         """
         brought, pull = 0, self
         for _ in range(MAX_CANDIDATES):
             if requests.whole or not requests.answers:
                 break
-            pull = pull._earlier(digest)
-            if pull is None or any(image.config in pull.asked and image.config in self.asked
-                                   for image in self._some_images()):
-                break  # who asks for the config again has kept nothing
-            requests = pull.asked[digest]
+            earlier = pull._earlier(digest)
+            if earlier is None:
+                return brought if pull._takes_ranges else None
+            pull, requests = earlier, earlier.asked[digest]
+            came = requests.whole + requests.parts
+            if any(image.config in pull.asked and image.config in self.asked
+                   for image in self._some_images()):  # who asks for it again has kept nothing
+                return brought if self._takes_ranges or came >= (requests.size or 0) else None
             if requests.unknown or requests.open:
                 return None
-            brought += requests.whole + requests.parts
+            brought += came
         return brought
 
     def _earlier(self, digest: str) -> Optional[Pull]:

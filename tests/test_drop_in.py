@@ -7,8 +7,8 @@ import urllib.request
 import pytest
 
 from support.process import command as run, need
-from support.stack import (ENVIRONMENT, REPOSITORY, blocks, machine, pull_and_interrupt,
-                           pulls_later, push_for_two_platforms, slow, until)
+from support.stack import (ENVIRONMENT, REPOSITORY, SlowLink, blocks, machine,
+                           pull_and_interrupt, pulls_later, push_for_two_platforms, until)
 
 
 class DropIn:
@@ -85,8 +85,8 @@ def test_docker_with_the_containerd_store_interrupted_and_pulled_again(drop_in, 
          "Docker 26 or newer with the containerd image store")
     newer = {**ENVIRONMENT, "DOCKER_HOST": engine}
     name, config = push_for_two_platforms(image, drop_in.ask, ENVIRONMENT)
-    with slow(drop_in.compose("ps", "-q", "registry").strip()) as bytes_sent:
-        pull_and_interrupt(name, newer, bytes_sent, 8_000_000)
+    with SlowLink(drop_in.compose("ps", "-q", "registry").strip()) as link:
+        pull_and_interrupt(name, newer, link, 8_000_000)
         run("docker", "pull", name, env=newer)
         run("docker", "rmi", name, env=newer)
     until(lambda: drop_in.verdicts(name) == ["interrupted", "complete"],

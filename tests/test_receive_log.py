@@ -330,6 +330,8 @@ def test_a_storage_that_redirects_is_why_pulls_are_unknown(tmp_path, name):
         for each in recorded(name):
             assert listener.post(each) == (200, "")
         listener.tell(*recorded_lines(name))
+        until(lambda: len(listener.kept()) == len(recorded_lines(name)))
+        listener.request("GET", "/pulls")  # which is answered when all of that was followed
         passing = itertools.count(31, 31)
         until(lambda: listener.pass_time(next(passing)) or "  unknown  " in listener.out)
         until(lambda: "storage: {redirect: {disable: true}}" in listener.out)

@@ -15,9 +15,9 @@ import pytest
 
 from support.browser import CHROMIUM, Browser
 from support.process import command as run, need
-from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, REPOSITORY, Stack,
-                           copy_to, inspect, interrupt, machine, pull_and_interrupt, pulling,
-                           pulls_later, push_for_two_platforms, slow, until)
+from support.stack import (CONTAINERS, ENVIRONMENT, LAYER, LISTENER, REGISTRY, REPOSITORY,
+                           SlowLink, Stack, copy_to, inspect, interrupt, machine,
+                           pull_and_interrupt, pulling, pulls_later, push_for_two_platforms, until)
 
 
 def times(events, action, method, mediatype=LAYER):
@@ -348,9 +348,8 @@ def test_demo_shows_what_arrived_and_leaves_the_docker_config_alone(stack):
 
 @pytest.fixture
 def slow_link(stack):
-    """The registry sends at most 3 MB/s; a function that returns the bytes sent so far."""
-    with slow(REGISTRY) as bytes_sent:
-        yield bytes_sent
+    with SlowLink(REGISTRY) as link:
+        yield link
 
 
 @pytest.mark.docker
@@ -417,13 +416,14 @@ def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slo
         run("docker", "rmi", name)
     first, second = names
     config = f"/v2/{second.partition('/')[2].partition(':')[0]}/blobs/sha256"
-    sent = slow_link()
+    sent = slow_link.sent()
     with pulling(first, stack.client("bar")) as one:
-        until(lambda: slow_link() > sent + 1_000_000, "the first image is being sent")
+        until(lambda: slow_link.sent() > sent + 1_000_000, "the first image is being sent")
         with pulling(second, stack.client("bar")) as other:
             until(lambda: re.search(rf"response completed.*GET.*{config}",
                                     stack.registry_log.read_text()), "the second's config")
-            interrupt(other)
+            with slow_link.held():
+                interrupt(other)
         assert one.wait(timeout=60) == 0
     until(lambda: stack.says(first, "complete"), lambda: stack.console[-3000:])
     assert not stack.says(second, "complete")
@@ -471,12 +471,13 @@ def test_what_a_listener_missed_is_in_the_registrys_own_log(stack, image, slow_l
     stack.docker("foo", "push", name)
     stack.blobs_pushed(name)
     run("docker", "rmi", name)
-    sent = slow_link()
+    sent = slow_link.sent()
     with pulling(name, stack.client("bar")) as pull:
-        until(lambda: slow_link() > sent + 4_000_000, "4 MB are sent")
-        run("docker", "stop", LISTENER)
+        until(lambda: slow_link.sent() > sent + 4_000_000, "4 MB are sent")
         try:
-            interrupt(pull)
+            with slow_link.held():
+                run("docker", "stop", LISTENER)
+                interrupt(pull)
             until(lambda: re.search(rf"response completed.*{name.partition('/')[2][:-7]}/blobs/.*"
                                     r"written=\d{7}", run("docker", "logs", REGISTRY)), "its end")
         finally:

@@ -110,6 +110,30 @@ def test_the_log_of_another_clock(by):
         assert differences(life.pulls(), recording(name).truth) == [], name
 
 
+ALONE = [name for name in NAMES if not any(fact.kind == "start" for fact in recording(name).facts())
+         and len({fact.client for fact in recording(name).facts()}) == 1]
+
+
+@pytest.mark.parametrize("members", [{"client": "10.77.0.9"}, {"user": "other"}],
+                         ids=["other address", "same address"])
+@pytest.mark.parametrize("later", [0, 0.4, 3.3, 40])
+def test_two_who_pull_the_same(later, members):
+    """Each has what it would have alone; from one address they differ only in their users."""
+    for name in ALONE:
+        facts = recording(name).facts()
+        others = [fact._replace(
+            request=f"other {fact.request}", time=fact.time + later,
+            began=None if fact.began is None else fact.began + later,
+            **(members if "client" in members or fact.event or fact.user else {}))
+            for fact in facts]
+        alone = Life(*facts).wait(4000).pulls()
+        both = Life(*facts, *others).wait(4000).pulls()
+        theirs = [pull for pull in both if all(pull[key] == members[key] for key in members)]
+        for pulls in theirs, [pull for pull in both if pull not in theirs]:
+            assert [(pull["image"], pull["verdict"]) for pull in pulls] == [
+                (pull["image"], pull["verdict"]) for pull in alone], name
+
+
 # Of what a registry refuses there is no event: a line that is lost is all that told of it.
 REFUSING = {name for name in NAMES if name.startswith("06")}
 

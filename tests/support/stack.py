@@ -255,22 +255,38 @@ def push_for_two_platforms(image, ask, environment):
     return name, config
 
 
-@contextlib.contextmanager
-def slow(container):
-    """CONTAINER sends at most 3 MB/s; yields a function that returns the bytes sent so far."""
-    need("" if os.getuid() == 0 else f"this is user {os.getuid()}", "root, for a slow link")
-    need("" if shutil.which("tc") and shutil.which("nsenter") else "not found", "tc and nsenter")
-    enter = ["nsenter", "-t", inspect(container, "{{.State.Pid}}"), "-n"]
-    link = ["dev", "eth0", "root"]
-    run(*enter, "tc", "qdisc", "add", *link, *"tbf rate 24mbit burst 256kb latency 400ms".split())
+class SlowLink:
+    """While it is open, a container sends at most 3 MB/s."""
 
-    def bytes_sent():
-        shown = run(*enter, "tc", "-s", "qdisc", "show", "dev", "eth0")
+    def __init__(self, container):
+        need("" if os.getuid() == 0 else f"this is user {os.getuid()}", "root, for a slow link")
+        need("" if shutil.which("tc") and shutil.which("nsenter") else "not found",
+             "tc and nsenter")
+        self.enter = ["nsenter", "-t", inspect(container, "{{.State.Pid}}"), "-n"]
+
+    def _limit(self, word, *rate):
+        run(*self.enter, "tc", "qdisc", word, "dev", "eth0", "root", *rate)
+
+    def __enter__(self):
+        self._limit("add", *"tbf rate 24mbit burst 256kb latency 400ms".split())
+        return self
+
+    def __exit__(self, *_):
+        self._limit("del")
+
+    def sent(self):
+        """Bytes that the container has sent so far."""
+        shown = run(*self.enter, "tc", "-s", "qdisc", "show", "dev", "eth0")
         return int(re.search(r"Sent (\d+) bytes", shown).group(1))
-    try:
-        yield bytes_sent
-    finally:
-        run(*enter, "tc", "qdisc", "del", *link)
+
+    @contextlib.contextmanager
+    def held(self):
+        """Hardly anything is sent, so that on a busy machine nothing ends before its time."""
+        self._limit("change", *"tbf rate 64kbit burst 2kb latency 400ms".split())
+        try:
+            yield
+        finally:
+            self._limit("change", *"tbf rate 24mbit burst 256kb latency 400ms".split())
 
 
 @contextlib.contextmanager
@@ -292,12 +308,13 @@ def interrupt(pull):
     assert pull.wait(timeout=30) != 0
 
 
-def pull_and_interrupt(name, environment, bytes_sent, after):
+def pull_and_interrupt(name, environment, link, after):
     """Pull, and press Ctrl-C when the registry has sent AFTER bytes."""
-    sent = bytes_sent()
+    sent = link.sent()
     with pulling(name, environment) as pull:
-        until(lambda: bytes_sent() > sent + after or pull.poll() is not None, f"{after} bytes")
-        interrupt(pull)
+        until(lambda: link.sent() > sent + after or pull.poll() is not None, f"{after} bytes")
+        with link.held():
+            interrupt(pull)
 
 
 def image_archive(name, *sizes, architecture="amd64"):
