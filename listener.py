@@ -1859,12 +1859,13 @@ class BlobRequests:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("open", "size", "whole", "parts", "answers", "smallest", "last_end", "overlap",
-                 "in_parts", "unknown", "refused", "count")
+    __slots__ = ("open", "until", "size", "whole", "parts", "answers", "smallest", "last_end",
+                 "overlap", "in_parts", "unknown", "refused", "count")
 
     def __init__(self, size: Optional[int]) -> None:
         """SIZE, in bytes, is what the manifest says."""
         self.open: Dict[str, Request] = {}  # those of which no end is known
+        self.until = 0.0  # the last end that is known
         self.size = size
         self.whole = 0  # bytes, of the longest whole answer
         self.parts = 0  # bytes, of all answers to Range requests
@@ -1884,6 +1885,7 @@ class BlobRequests:
 
     def _count(self, request: Request) -> None:
         status, written = request.status, request.written
+        self.until = max(self.until, request.ended or 0.0)
         if request.ended is None:
             self.open[request.id] = request
         elif status is None or 300 <= status < 400:  # redirected: the storage sends the bytes
@@ -2629,8 +2631,9 @@ class Conversation:
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
 
-        Without a user there is a newest pull of each user: the one that has asked for the blob
-        least often is taken.
+        Of those that go on at once, as of two machines behind NAT, it is one that is not fetching
+        the blob already. Without a user there is a newest pull of each user: the one that has asked
+        for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
         newest: Set[Optional[str]] = set()
@@ -2643,11 +2646,12 @@ class Conversation:
             contains = pull.contains(digest)
             if not contains or (contains == 1 or not is_newest) and not pull.is_active(order):
                 continue
-            rank = contains == 2, pull.is_missing(digest), pull.started <= order
-            if request.user_known and rank == (True, True, True):
+            asked = pull.asked.get(digest)
+            rank = (contains == 2, pull.is_missing(digest), pull.started <= order,
+                    not asked or not asked.open and asked.until <= order)
+            if request.user_known and all(rank):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
-                asked = pull.asked.get(digest)
                 best[pull.user] = (rank, -asked.count if asked else 0, pull.started,
                                    pull.requests[0].place, pull)
         return max(best.values())[-1] if best else None
