@@ -1837,9 +1837,8 @@ class Request:
             return asked + 1
         if self.event_at is None or self.began is None:
             return asked
-        # An event is told of when its request ends, a moment before the line of that: it is the
-        # measure of the clock of the lines.
-        if self.line_ended is not None and not 0 <= self.line_ended - self.event_at < 0.5:
+        # An event is told of when its request ends: it is the measure of the clock of the lines.
+        if self.line_ended is not None and self.event_at > self.line_ended:
             return asked + self.event_at - self.line_ended
         return min(asked, self.event_at)
 
@@ -2178,7 +2177,8 @@ class Pull:
             return Blob("refused", min(sent, size or sent), size, requests.refused)
         # A Range request that follows a lost one may have brought all that was missing.
         if requests.unknown or size is None or requests.answers and (
-                lost or brought is None or self.restarted or requests.in_parts):
+                lost or brought is None or self.restarted or requests.in_parts
+                or self._shares_ranges(digest)):
             return Blob("unknown", None, size)
         return Blob("cut", None if lost else min(sent, size), size)
 
@@ -2210,6 +2210,12 @@ class Pull:
                 return None
             brought += came
         return brought
+
+    def _shares_ranges(self, digest: str) -> bool:
+        """Whether ranges of a blob may have been another pull's: of one behind NAT, at that time."""
+        return any(pull is not self and pull.client == self.client and pull.user == self.user
+                   and pull.started <= self.ended_time and self.started <= pull.ended_time
+                   and pull.asked[digest].answers for pull in self.conversation.latest_askers(digest))
 
     def _earlier(self, digest: str) -> Optional[Pull]:
         """The pull of the same client that asked for a blob before this one."""

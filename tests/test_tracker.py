@@ -378,6 +378,23 @@ def test_repeated_from_the_start_and_whole():
     assert (pull["verdict"], pull["sent"]) == ("complete", IMAGE.size)
 
 
+@pytest.mark.parametrize("later", [0.01, 0.4])
+def test_two_machines_behind_nat_that_pull_at_once(later):
+    """Nothing but times tells the requests of one from those of the other."""
+    for cut, verdict in [(SECOND, "interrupted"), (None, "complete")]:
+        life = Life(*FOO.pull(START, IMAGE, cut=cut), *FOO.pull(START + later, IMAGE, cut=cut))
+        assert life.wait(31).verdicts() == [verdict] * 2
+
+
+def test_ranges_that_may_be_of_either_of_two_machines_behind_nat():
+    facts = []
+    for at, parts in (START, 4), (START + 0.1, 3):
+        facts += [*FOO.asks(at, IMAGE), *FOO.blob(at + 0.5, IMAGE, CONFIG, 500, 206)]
+        for part in range(parts):
+            facts += FOO.blob(at + 1, IMAGE, SECOND, BIG // 4, 206, request=f"{at}-{part}")
+    assert "interrupted" not in Life(*facts).wait(31).verdicts()
+
+
 def test_next_pull_goes_on_where_the_last_was_cut():
     """containerd keeps the config and what it has of a layer: its next pull asks for the rest."""
     rest = BIG - BIG // 4
