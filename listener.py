@@ -1702,16 +1702,17 @@ def line_fact(line: str) -> Optional[Fact]:
 # the order, and those after it find their pulls anew: so there is one way in which a request finds
 # its pull, and the order in which facts come changes nothing.
 #
-# A blob goes to the newest pull of its client and user whose image has it and that lacks it. A pull
-# whose client has the manifest already asks only for the index and for blobs: its manifest is the
-# one in the index, of those the registry has told of before, that has these blobs. A request from
-# an address without such a pull goes to a pull of another address, which is the same client behind
-# NAT. A log of whole seconds, or clocks that differ, make a blob seem older than its manifest, by
-# up to SLACK.
+# A blob goes to the newest pull of its client and user whose image has it and that lacks it; of two
+# that go on at once, to one that is not fetching it already. A pull whose client has the manifest
+# already asks only for the index and for blobs: its manifest is the one in the index, of those the
+# registry has told of before, that has these blobs. A request from an address without such a pull
+# goes to a pull of another address, which is the same client behind NAT. A log of whole seconds, or
+# clocks that differ, make a blob seem older than its manifest, by up to SLACK.
 #
 # Sure is only what the registry's log tells: how much of each blob was sent. A layer that was not
-# asked for was there already if it is at the beginning of the list, as docker fetches layers in
-# order, or if it was sent to the same client before; else nobody knows, and the pull is `unknown`.
+# asked for was there already if others behind it in the list were asked for, as docker fetches
+# layers in order, or if it was sent to the same client before, which has not removed it since; else
+# nobody knows, and the pull is `unknown`.
 
 COMPLETE_SECONDS = 5  # a client asks for the next layer within
 RESUME_SECONDS = 0.9  # in which the event of a new pull comes, where its lines came before
@@ -1858,13 +1859,13 @@ class BlobRequests:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("open", "until", "size", "whole", "parts", "answers", "smallest", "last_end",
+    __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest", "last_end",
                  "overlap", "in_parts", "unknown", "refused", "count")
 
     def __init__(self, size: Optional[int]) -> None:
         """SIZE, in bytes, is what the manifest says."""
         self.open: Dict[str, Request] = {}  # those of which no end is known
-        self.until = 0.0  # the last end that is known
+        self.last_ended = 0.0  # seconds since 1970, as far as ends are known
         self.size = size
         self.whole = 0  # bytes, of the longest whole answer
         self.parts = 0  # bytes, of all answers to Range requests
@@ -1884,7 +1885,7 @@ class BlobRequests:
 
     def _count(self, request: Request) -> None:
         status, written = request.status, request.written
-        self.until = max(self.until, request.ended or 0.0)
+        self.last_ended = max(self.last_ended, request.ended or 0.0)
         if request.ended is None:
             self.open[request.id] = request
         elif status is None or 300 <= status < 400:  # redirected: the storage sends the bytes
@@ -1944,7 +1945,7 @@ class Pull:
         self.requests: List[Request] = []
         self.asked: Dict[str, BlobRequests] = {}  # the blobs that were asked for, by digest
         self.manifests: List[Request] = []  # those for manifests
-        self._manifests_asked: Set[Tuple[str, str, bool]] = set()  # digest, method, whether by tag
+        self._manifests_asked: Set[Tuple[str, str, bool]] = set()  # as in _question
         self.images: Dict[str, Manifest] = {}  # asked for, or inferred from the blobs; by digest
         self.children: Dict[str, None] = {}  # digests of the manifests in its indexes
         self.index: Optional[str] = None  # digest of the first of these
@@ -1977,7 +1978,7 @@ class Pull:
         if request.manifest:
             self._add_manifest(request, request.manifest)
         else:
-            if self.children:
+            if self.children or not self.manifests:
                 self._infer_manifest(request.digest)
             requests = self.asked.get(request.digest)
             if requests is None:
@@ -2017,7 +2018,7 @@ class Pull:
             self.started, self.stamp, self.user = request.time, request.stamp, request.user
             self.asked_digest = request.digest
         self.manifests.append(request)
-        self._manifests_asked.add((request.digest, request.method, bool(request.tag)))
+        self._manifests_asked.add(self._question(request))
         self.tag = self.tag or request.tag
         if manifest.is_index:
             self.index = self.index or manifest.digest
@@ -2028,13 +2029,20 @@ class Pull:
     def _infer_manifest(self, digest: str) -> None:
         """Of the manifests that the registry has told of before, the one that has this blob."""
         if not any(image.blobs and digest in image.blobs for image in self._some_images()):
-            found = self._child_with(digest)
+            found = self._child_with(digest) if self.manifests else self._image_before(digest)
             if found:
                 self.images[found.digest] = found
+                self.asked_digest = self.asked_digest or found.digest
 
     def _some_images(self) -> Iterable[Manifest]:
         images = self.images.values()
         return images if len(images) <= MAX_CHILDREN else itertools.islice(images, MAX_CHILDREN)
+
+    def _image_before(self, digest: str) -> Optional[Manifest]:
+        """An image with this blob that the client has asked for, so that it has the manifest."""
+        return next((image for pull in self.conversation.latest_askers(digest)
+                     if pull.client == self.client for image in pull._some_images()
+                     if image.blobs and digest in image.blobs), None)
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         for name in itertools.islice(self.children, MAX_CHILDREN):
@@ -2063,24 +2071,36 @@ class Pull:
         """Whether it may go on AT that time: something is open, or ended a moment ago."""
         return at - self.ended_time < QUIET_SECONDS or self.open > 0
 
+    def goes_on_after(self, at: float) -> bool:
+        """Whether it was not over AT that time, for all that is known."""
+        return self.open > 0 or self.ended_time > at - SLACK and (
+            not any(map(self.is_missing, self.asked)))
+
     def continues_with(self, request: Request) -> bool:
         """Whether a request for a manifest goes on with this pull, rather than begin another.
 
-        It goes on from a question (HEAD, or by tag) to the answer (GET, or by digest), and from an
-        index to a manifest in it; asking the same again is another pull.
+        It goes on from a question (HEAD) to the answer (GET), and from an index to a manifest in
+        it; asking the same again is another pull.
         """
         if request.digest != self.asked_digest and (request.tag or not self._has_child(request)):
             return False
         if request.tag and (request.method == "HEAD" or request.tag != self.tag):
             return False
-        return self.is_active(request.time) and not any(
-            (request.digest, request.method, by_tag) in self._manifests_asked
-            for by_tag in {False, bool(request.tag)})
+        return self.is_active(request.time) and (
+            self._question(request) not in self._manifests_asked)
+
+    @staticmethod
+    def _question(request: Request) -> Tuple[str, str, bool]:
+        return request.digest, request.method, request.method == "HEAD" and bool(request.tag)
 
     def _has_child(self, request: Request) -> bool:
-        """Whether a request is for a manifest in the index; by its time, if none is known to be."""
+        """Whether a request is for a manifest in the index.
+
+        If nothing tells which those are, the first that is asked for at once is taken for one.
+        """
         if self.index and not self.children:
-            return request.time - self.manifests[-1].time <= SLACK
+            return request.digest in self.images or not self.images and (
+                request.time - self.manifests[-1].time <= SLACK)
         return request.digest in self.children
 
     # -- the image
@@ -2201,21 +2221,22 @@ class Pull:
             earlier = pull._earlier(digest)
             if earlier is None:
                 return brought if pull._takes_ranges else None
-            pull, requests = earlier, earlier.asked[digest]
+            later, pull, requests = pull, earlier, earlier.asked[digest]
             came = requests.whole + requests.parts
-            if any(image.config in pull.asked and image.config in self.asked
+            if any(image.config in pull.asked and image.config in later.asked
                    for image in self._some_images()):  # who asks for it again has kept nothing
-                return brought if self._takes_ranges or came >= (requests.size or 0) else None
+                return brought if later._takes_ranges or came >= (requests.size or 0) else None
             if requests.unknown or requests.open:
                 return None
             brought += came
         return brought
 
     def _shares_ranges(self, digest: str) -> bool:
-        """Whether ranges of a blob may have been another pull's: of one behind NAT, at that time."""
+        """Whether ranges of a blob may be another pull's: of a machine behind the same NAT."""
         return any(pull is not self and pull.client == self.client and pull.user == self.user
                    and pull.started <= self.ended_time and self.started <= pull.ended_time
-                   and pull.asked[digest].answers for pull in self.conversation.latest_askers(digest))
+                   and (pull.asked[digest].answers or pull.asked[digest].open)
+                   for pull in self.conversation.latest_askers(digest))
 
     def _earlier(self, digest: str) -> Optional[Pull]:
         """The pull of the same client that asked for a blob before this one."""
@@ -2266,31 +2287,34 @@ class Pull:
         return all(self._explains(image) for image in images if image.blobs is not None)
 
     def _explains(self, image: Manifest) -> bool:
+        places = [image.order[digest] for digest in self.asked if digest in image.order]
+        first = min(places, default=0)  # docker fetches in order: those before it were there
+        missing = [digest for digest, place in image.order.items()
+                   if place >= first and digest not in self.asked]
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
-        if (image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES
-                and not self._was_sent(image.config, image)):
-            return False
-        places = sorted(image.order[digest] for digest in self.asked if digest in image.order)
-        if places and places[-1] - places[0] + 1 == len(places) and (
-                places[-1] == len(image.order) - 1):
-            return True  # all from the first to the last: those before it were there
-        if not places and not self.engine.was_busy(self):
-            return True  # else they may have waited for the layers of another pull
-        first = places[0] if places else 0
-        return all(place < first or digest in self.asked or self._was_sent(digest, image)
-                   for digest, place in image.order.items())
+        if image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES:
+            missing.append(image.config)
+        kept = self._kept() if missing else []
+        return all(any(pull.has_whole(digest) for pull in kept) for digest in missing)
 
-    def _was_sent(self, digest: str, image: Manifest) -> bool:
-        """Whether another pull brought this client a blob, and it should still have it.
+    def _kept(self) -> List[Pull]:
+        """The other pulls of the client that brought what it should still have.
 
-        A client that got all of the same image before and asks again has removed it.
+        It has removed what came with a layer that it asks for again, and an image of which it got
+        all before.
         """
-        for pull in self.conversation.latest_askers(digest):
-            if pull is not self and pull.client == self.client and not pull.is_missing(digest):
-                if pull.started > self.started or pull.ended_time > self.started or not (
-                        image.digest in pull.images and pull.has_end(image)):
-                    return True
-        return self.engine.has_sent(digest)
+        again = [digest for digest, requests in self.asked.items() if not requests.answers]
+        layers = [digest for digest in again if any(digest in image.order for image in self.chosen)]
+        others = dict.fromkeys(itertools.chain(
+            self.engine.latest_pulls(), self.conversation.latest_of(self.client)))
+        return [pull for pull in others if pull is not self and pull.started <= self.ended_time
+                and not any(map(pull.has_whole, layers))
+                and (pull.ended_time > self.started or not again or not any(
+                    image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
+
+    def has_whole(self, digest: str) -> bool:
+        """Whether it asked for a blob, and all of it was sent."""
+        return digest in self.asked and not self.is_missing(digest)
 
     def has_end(self, image: Manifest) -> bool:
         """Whether all blobs that were asked for were sent, and the last of the image's list."""
@@ -2308,7 +2332,7 @@ def total_sent(blobs: Dict[str, Blob]) -> Optional[int]:
 
 
 def _patience(pull: Pull) -> float:
-    """Seconds without a request after which a client of which all has come asks for no more."""
+    """Seconds without a request after which a client that got all it asked for asks no more."""
     if pull.all_asked:
         return 0
     if not pull.starts_seen:
@@ -2366,22 +2390,15 @@ class Engine:
     def discard(self, request: Request) -> None:
         self._requests.pop(request, None)
 
-    def was_busy(self, pull: Pull) -> bool:
-        """Whether requests of other pulls were open when the last one of PULL ended."""
-        return any(request.pull is not pull and request.time <= pull.ended_time and (
-            request.ended is None or request.ended >= pull.ended_time)
-            for request in self._requests)
+    def latest_pulls(self) -> Iterator[Pull]:
+        """Those of its latest requests, some of them more than once."""
+        return (request.pull for request in self._requests if request.pull)
 
     def is_busy(self, pull: Pull, now: float) -> bool:
         """Whether requests of other pulls are open, or were a moment ago."""
         return any(request.pull not in (pull, None) and (
             now - request.last_seen < QUIET_SECONDS or request.pull.is_open(request, now))
             for request in self._requests)
-
-    def has_sent(self, digest: str) -> bool:
-        return any(request.digest == digest and request.size is not None
-                   and request.status is not None and request.status != 206
-                   and request.written >= request.size for request in self._requests)
 
 
 class Registry:
@@ -2597,9 +2614,14 @@ class Conversation:
 
     def _latest(self, request: Request) -> Iterator[Pull]:
         """The pulls of the client that made a request, and of its user, the newest first."""
-        users = self._clients.get(request.client, {})
         if request.user_known:
+            users = self._clients.get(request.client, {})
             return itertools.islice(reversed(users.get(request.user, {})), MAX_CANDIDATES)
+        return self.latest_of(request.client)
+
+    def latest_of(self, client: str) -> Iterator[Pull]:
+        """The latest pulls of each of a client's users."""
+        users = self._clients.get(client, {})
         share = max(2, MAX_CANDIDATES // max(1, len(users)))
         return itertools.islice(itertools.chain.from_iterable(
             itertools.islice(reversed(users[user]), share) for user in reversed(users)),
@@ -2642,19 +2664,22 @@ class Conversation:
         for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
-        newest: Set[Optional[str]] = set()
+        newest: Dict[Optional[str], float] = {}  # when that of each user started
         digest, order = request.digest, request.place[0]
         for pull in pulls:
             if request.user_known and pull.user != request.user or pull.started - SLACK > order:
                 continue
             is_newest = pull.user not in newest
-            newest.add(pull.user)
+            newest.setdefault(pull.user, pull.started)
             contains = pull.contains(digest)
-            if not contains or (contains == 1 or not is_newest) and not pull.is_active(order):
+            if not contains or not pull.is_active(order) and (
+                    contains == 1 or not is_newest or not pull.is_missing(digest)):
                 continue
             asked = pull.asked.get(digest)
-            rank = (contains == 2, pull.is_missing(digest), pull.started <= order,
-                    not asked or not asked.open and asked.until <= order)
+            fetches = asked is not None and (
+                len(asked.open) > 0 or asked.last_ended > request.time)
+            rank = (contains == 2, pull.is_missing(digest), pull.started <= order, not fetches and (
+                is_newest or pull.goes_on_after(newest[pull.user])))
             if request.user_known and all(rank):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
@@ -2666,9 +2691,9 @@ class Conversation:
 class Change(NamedTuple):
     """What the Tracker has to tell of a pull: one of these words, and the verdict.
 
-    "started", "ended"; "resumed", if it goes on after it was told to have ended; "withdrawn", if
-    after "started" its requests turn out to be another pull's; "forgotten", after which nothing
-    more is told of it.
+    "started", "ended"; "resumed", if it goes on after it was told to have ended, or before it is
+    told to have ended otherwise; "withdrawn", if after "started" its requests turn out to be
+    another pull's; "forgotten", after which nothing more is told of it.
     """
 
     what: str

@@ -122,7 +122,8 @@ ALONE = [name for name in NAMES if not any(fact.kind == "start" for fact in reco
                          ids=["other address", "same address"])
 @pytest.mark.parametrize("later", [0, 0.4, 3.3, 40])
 def test_two_who_pull_the_same(later, members):
-    """Each has what it would have alone; from one address they differ only in their users."""
+    """Each has what it would have alone. From one address they differ only in their users: where
+    those ask again for what the other got, nobody knows what their client keeps."""
     for name in ALONE:
         facts = recording(name).facts()
         others = [fact._replace(
@@ -134,8 +135,12 @@ def test_two_who_pull_the_same(later, members):
         both = Life(*facts, *others).wait(4000).pulls()
         theirs = [pull for pull in both if all(pull[key] == members[key] for key in members)]
         for pulls in theirs, [pull for pull in both if pull not in theirs]:
-            assert [(pull["image"], pull["verdict"]) for pull in pulls] == [
-                (pull["image"], pull["verdict"]) for pull in alone], name
+            assert len(pulls) == len(alone), name
+            for pull, same in zip(pulls, alone):
+                assert pull["image"] == same["image"], name
+                assert pull["verdict"] == same["verdict"] or (
+                    "user" in members and name.startswith("two_users")
+                    and pull["verdict"] == "unknown"), name
 
 
 # Of what a registry refuses there is no event: a line that is lost is all that told of it.
