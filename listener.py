@@ -75,6 +75,7 @@ import marshal
 import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import operator
 import os
 import re
@@ -326,18 +327,19 @@ class End(NamedTuple):
     file: int  # the inode of its last file with anything in it; 0: there is none
     size: int  # bytes of that
     written: float  # when, in seconds since 1970
+    touched: float  # the same, of the file after it, if that is empty
 
 
 def end_of(path: str) -> End:
     """How far a log goes now."""
-    written = 0.0
+    touched = 0.0
     for name in reversed(log_files(path)[-2:]):  # PATH is empty or missing after a rotation
         with contextlib.suppress(OSError):
             found = os.stat(name)
-            written = max(written, found.st_mtime)
+            touched = touched or found.st_mtime
             if found.st_size:
-                return End(found.st_ino, found.st_size, written)
-    return End(0, 0, 0.0)
+                return End(found.st_ino, found.st_size, found.st_mtime, touched)
+    return End(0, 0, 0.0, 0.0)
 
 
 def _tail(file: BinaryIO, size: int, end: int) -> Iterator[bytes]:
@@ -1810,7 +1812,7 @@ class Request:
             self.began, moves = fact.began, True
             self.is_coarse = "." not in fact.stamp
         if not fact.ended:
-            self.starts_seen = True
+            self.starts_seen, self.stamp = True, fact.stamp
         elif fact.event:
             self.event_at = fact.time if self.event_at is None else self.event_at
         elif self.line_ended is None:
@@ -1859,7 +1861,7 @@ class BlobRequests:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest", "last_end",
+    __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest", "parts_ended",
                  "overlap", "in_parts", "unknown", "refused", "count")
 
     def __init__(self, size: Optional[int]) -> None:
@@ -1871,7 +1873,7 @@ class BlobRequests:
         self.parts = 0  # bytes, of all answers to Range requests
         self.answers = 0  # number of these
         self.smallest: Tuple[int, ...] = ()  # bytes of the two smallest of them
-        self.last_end = 0.0
+        self.parts_ended = 0.0  # the last of them
         self.overlap = False  # some of them were sent at once
         self.in_parts = False  # some were for several ranges
         self.unknown = 0  # how many ended with nothing to tell how much they sent
@@ -1893,10 +1895,12 @@ class BlobRequests:
         elif status >= 400 and status != 416 and not request.client_left and not (
                 self.size and written >= self.size):
             self.refused = status
+        elif status == 200 and not written and not request.client_left:
+            self.refused = status  # the file is gone, though the registry remembers its size
         elif status == 206 or status == 416:  # 416: what follows the end, of what is there
             written = written if status == 206 else 0
-            self.overlap = self.overlap or request.time < self.last_end
-            self.last_end = max(self.last_end, request.ended)
+            self.overlap = self.overlap or request.time < self.parts_ended
+            self.parts_ended = max(self.parts_ended, request.ended)
             self.in_parts = self.in_parts or request.in_parts
             self.answers += 1
             self.parts += written
@@ -1914,6 +1918,8 @@ class BlobRequests:
         self.size = request.size if self.size is None else self.size
         if not settled:
             self._count(request)
+            # Whether it came whole decides where later requests for it belong.
+            moves = moves or request.status == 200 and self.count > 1
         return moves
 
     def is_proven(self, size: int) -> bool:
@@ -1950,8 +1956,8 @@ class Pull:
         self.children: Dict[str, None] = {}  # digests of the manifests in its indexes
         self.index: Optional[str] = None  # digest of the first of these
         self.tag: Optional[str] = None
-        self.asked_digest: Optional[str] = None  # that of the first manifest that was asked for
-        self.started, self.stamp = 0.0, ""
+        self.asked_digest: Optional[str] = None  # that of the first manifest, asked for or inferred
+        self.started = 0.0
         self.ended_time, self.ended_stamp = 0.0, ""
         self.first_seen = self.last_seen = 0.0  # signs of life, on the Tracker's clock
         self.last_asked = 0.0
@@ -1971,7 +1977,7 @@ class Pull:
     def add(self, request: Request) -> None:
         request.pull = self
         if not self.requests:
-            self.started, self.stamp, self.user = request.time, request.stamp, request.user
+            self.started, self.user = request.time, request.user
             self.first_seen = request.first_seen
         self.requests.append(request)
         self._chosen = None
@@ -2015,8 +2021,7 @@ class Pull:
 
     def _add_manifest(self, request: Request, manifest: Manifest) -> None:
         if not self.manifests:
-            self.started, self.stamp, self.user = request.time, request.stamp, request.user
-            self.asked_digest = request.digest
+            self.started, self.user, self.asked_digest = request.time, request.user, request.digest
         self.manifests.append(request)
         self._manifests_asked.add(self._question(request))
         self.tag = self.tag or request.tag
@@ -2067,14 +2072,31 @@ class Pull:
         requests = self.asked.get(digest)
         return not requests or self._state(digest, requests, None).state != "whole"
 
+    def may_have(self, digest: str) -> bool:
+        """Whether it asked for a blob, and all of it may have been sent."""
+        requests = self.asked.get(digest)
+        return requests is not None and (
+            self._state(digest, requests, None).state in ("whole", "unknown"))
+
+    def is_fetching(self, request: Request) -> bool:
+        """Whether an earlier request for the same blob was open when this one was made."""
+        requests = self.asked.get(request.digest)
+        return requests is not None and (
+            len(requests.open) > 0 or requests.last_ended > request.time)
+
+    def lacks(self, request: Request) -> bool:
+        """Whether it had not all of a blob yet when it was asked for."""
+        return self.is_fetching(request) or self.is_missing(request.digest)
+
     def is_active(self, at: float) -> bool:
         """Whether it may go on AT that time: something is open, or ended a moment ago."""
         return at - self.ended_time < QUIET_SECONDS or self.open > 0
 
-    def goes_on_after(self, at: float) -> bool:
-        """Whether it was not over AT that time, for all that is known."""
-        return self.open > 0 or self.ended_time > at - SLACK and (
-            not any(map(self.is_missing, self.asked)))
+    def goes_on_beside(self, later: Pull) -> bool:
+        """Whether, for all that is known, it was not over when the same was pulled once more."""
+        return self.asked_digest == later.asked_digest and (
+            self.open > 0 or self.ended_time > later.started - SLACK
+            and not any(map(self.is_missing, self.asked)))
 
     def continues_with(self, request: Request) -> bool:
         """Whether a request for a manifest goes on with this pull, rather than begin another.
@@ -2082,7 +2104,8 @@ class Pull:
         It goes on from a question (HEAD) to the answer (GET), and from an index to a manifest in
         it; asking the same again is another pull.
         """
-        if request.digest != self.asked_digest and (request.tag or not self._has_child(request)):
+        if not self.manifests or request.digest != self.asked_digest and (
+                request.tag or not self._has_child(request)):
             return False
         if request.tag and (request.method == "HEAD" or request.tag != self.tag):
             return False
@@ -2133,6 +2156,12 @@ class Pull:
         if not chosen or any(image.blobs is None for image in chosen):
             return None
         return {digest: size for image in chosen for digest, size in image.blobs.items()}
+
+    @property
+    def stamp(self) -> str:
+        """When it started, RFC 3339."""
+        first = self.manifests or self.requests
+        return first[0].stamp if first else ""
 
     @property
     def image(self) -> str:
@@ -2308,7 +2337,7 @@ class Pull:
         others = dict.fromkeys(itertools.chain(
             self.engine.latest_pulls(), self.conversation.latest_of(self.client)))
         return [pull for pull in others if pull is not self and pull.started <= self.ended_time
-                and not any(map(pull.has_whole, layers))
+                and not any(map(pull.may_have, layers))
                 and (pull.ended_time > self.started or not again or not any(
                     image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
 
@@ -2649,10 +2678,10 @@ class Conversation:
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         own = self._best(request, self._latest(request))
-        if own and own.is_missing(request.digest):
+        if own and own.lacks(request):
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
-            pull.contains(request.digest) == 2 and pull.is_missing(request.digest)
+            pull.contains(request.digest) == 2 and pull.lacks(request)
             and pull.is_active(request.place[0]))))
         return other or own
 
@@ -2664,22 +2693,20 @@ class Conversation:
         for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
-        newest: Dict[Optional[str], float] = {}  # when that of each user started
+        newest: Dict[Optional[str], Pull] = {}  # of each user
         digest, order = request.digest, request.place[0]
         for pull in pulls:
             if request.user_known and pull.user != request.user or pull.started - SLACK > order:
                 continue
-            is_newest = pull.user not in newest
-            newest.setdefault(pull.user, pull.started)
+            is_newest = newest.setdefault(pull.user, pull) is pull
             contains = pull.contains(digest)
             if not contains or not pull.is_active(order) and (
-                    contains == 1 or not is_newest or not pull.is_missing(digest)):
+                    contains == 1 or not is_newest or pull.may_have(digest)):
                 continue
             asked = pull.asked.get(digest)
-            fetches = asked is not None and (
-                len(asked.open) > 0 or asked.last_ended > request.time)
-            rank = (contains == 2, pull.is_missing(digest), pull.started <= order, not fetches and (
-                is_newest or pull.goes_on_after(newest[pull.user])))
+            rank = (contains == 2, pull.lacks(request), pull.started <= order,
+                    not pull.is_fetching(request) and (
+                        is_newest or pull.goes_on_beside(newest[pull.user])))
             if request.user_known and all(rank):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
@@ -2913,9 +2940,11 @@ class Tracker:
     def tick(self, now: float) -> List[Change]:
         """It is NOW, in seconds since 1970: what has changed since the last tick, to a second?"""
         self.now = now
-        if self._next_sweep - 1 <= now < self._next_sweep:
-            return []
-        self._next_sweep = now + 1
+        return [] if self._next_sweep - 1 <= now < self._next_sweep else self.review(now)
+
+    def review(self, now: float) -> List[Change]:
+        """As `tick`, also if less than a second has passed since the last."""
+        self.now, self._next_sweep = now, now + 1
         self._steps = min(self._steps + self.STEPS, self.MAX_STEPS)
         self._settle(0)
         changes, self._news = self._news, []
@@ -3728,7 +3757,8 @@ def _outcome(change: Change, now: float) -> List[str]:
         digest, error = next(((digest, blob.error) for digest, blob in blobs.items() if blob.error),
                              (None, None))
         kind = "config" if digest == pull.image_id else "layer"
-        return [f"failed: the registry answered {error} for {kind} {short(digest)}  {after}"]
+        what = "sent nothing of" if error == 200 else f"answered {error} for"
+        return [f"failed: the registry {what} {kind} {short(digest)}  {after}"]
     if change.verdict == "unknown" and sent is None:
         return ["unknown", "the registry's log does not tell how much was sent"]
     if change.verdict == "unknown":
@@ -4675,17 +4705,13 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
     return read[0] if len(read) == 1 else map(operator.itemgetter(2), merged(read))
 
 
-def _send_facts(paths: List[str], parse: Parse, receiving: multiprocessing.connection.Connection,
-                sending: multiprocessing.connection.Connection) -> None:
-    """Send messages of facts, how many lines could not be read, notes, and what went wrong.
-
-    RECEIVING is the other end: closed here, so that this process ends when the receiver is gone.
-    """
+def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
+                ) -> None:
+    """Send messages of facts, how many lines could not be read, notes, and what went wrong."""
     def send(batch: list, problem: Optional[str]) -> None:
         sending.send_bytes(marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem)))
         notes.clear()
 
-    receiving.close()
     counts: collections.Counter = collections.Counter()
     notes: List[str] = []
     found = map(tuple, read_all(paths, parse, counts, notes))
@@ -4706,7 +4732,9 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
     with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
     reader = multiprocessing.get_context("fork").Process(
-        target=_send_facts, args=(paths, parse, receiving, sending), daemon=True)
+        target=_send_facts, args=(paths, parse, sending), daemon=True)
+    # In no reader it stays open: each ends when the one who receives is gone.
+    multiprocessing.util.register_after_fork(receiving, type(receiving).close)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this one
     try:
         reader.start()
@@ -4736,11 +4764,11 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
            board: Board, metrics: Metrics) -> None:
     """Let TRACKER, TROUBLE, BOARD and METRICS know of what stood in the files at the start.
 
-    What came to pass until the log was last written was said then: see Console.
+    What came to pass until the log was last touched was said then: see Console.
     """
-    said_until, last_line = log_end.written, registry_log_end.written
-    metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or said_until
-    trouble.arrived(said_until)
+    last_event, last_line = log_end.written, registry_log_end.written
+    metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or last_event
+    trouble.arrived(last_event)
     metrics.last_registry_log_line_timestamp_seconds = (
         metrics.last_registry_log_line_timestamp_seconds or last_line)
     counts: collections.Counter = collections.Counter()
@@ -4763,9 +4791,8 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     for changes in replay(tracker, events, lines):
         for change in changes:
             board.follow(change, tracker.now)
-    last = max(tracker.now, said_until)
-    # A tick in the same second as the one before does nothing: so one at another time first.
-    for change in tracker.tick(0) + tracker.tick(last):
+    last = max(tracker.now, log_end.touched)
+    for change in tracker.review(last):
         board.follow(change, last)
     for line in pushes:
         with contextlib.suppress(ValueError, RecursionError):

@@ -18,7 +18,7 @@ import pytest
 from support import LISTENER, listener, process
 from support.process import until, written
 from support.recordings import NAMES, RECORDINGS, STAMP, Recording, differences, move, recorded
-from support.traffic import START, Client, Image
+from support.traffic import START, Client, Image, digest_of
 
 MEMBERS = ["started", "ended", "image", "registry", "repository", "tag", "digest", "image_id",
            "size", "layers", "requested", "sent", "verdict", "error", "client", "user", "agent",
@@ -516,15 +516,19 @@ def many_pulls(folder, number):
         for count in range(number)))
 
 
-def launch(log, **more):
-    """Start `pulls` with LOG; the process, when those that read for it run as well, and they."""
-    pulls = subprocess.Popen([sys.executable, LISTENER, "pulls", log], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, **more)
+def launch(folder, **more):
+    """Start `pulls` on two files; the process, when those that read for it run, and they."""
+    lines = (Client().line(START + number, f"{number}", digest_of("x"), "authorized request")
+             for number in range(20_000))
+    pulls = subprocess.Popen(
+        [sys.executable, LISTENER, "pulls", many_pulls(folder, 20_000), "--registry-log",
+         write(folder / "registry.log", *lines)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
     path = Path(f"/proc/{pulls.pid}/task/{pulls.pid}/children")
     if not path.exists():
         pulls.kill()
         pytest.skip("no /proc here, which tells the processes of a process")
-    return pulls, until(lambda: path.read_text().split())
+    return pulls, until(lambda: len(path.read_text().split()) == 2 and path.read_text().split())
 
 
 def runs(pid):
@@ -536,7 +540,7 @@ def runs(pid):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_reader_stays_when_pulls_is_killed(number, tmp_path):
-    pulls, readers = launch(many_pulls(tmp_path, 20_000))
+    pulls, readers = launch(tmp_path)
     with pulls:
         pulls.stdout.readline()  # it waits for somebody to read on, and the readers for it
         pulls.send_signal(number)
@@ -545,10 +549,9 @@ def test_no_reader_stays_when_pulls_is_killed(number, tmp_path):
 
 def test_ctrl_c_at_once_is_silent(tmp_path):
     """At a terminal it goes to the processes that read as well."""
-    log = many_pulls(tmp_path, 20_000)
     for _ in range(5):
         # Who starts the tests in the background may have them ignore it.
-        pulls, _ = launch(log, start_new_session=True, preexec_fn=functools.partial(
+        pulls, _ = launch(tmp_path, start_new_session=True, preexec_fn=functools.partial(
             signal.signal, signal.SIGINT, signal.SIG_DFL))
         os.killpg(pulls.pid, signal.SIGINT)
         out, err = pulls.communicate()
