@@ -1861,8 +1861,8 @@ class BlobRequests:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest", "parts_ended",
-                 "overlap", "in_parts", "unknown", "refused", "count")
+    __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest",
+                 "parts_ended", "overlap", "in_parts", "unknown", "refused", "count")
 
     def __init__(self, size: Optional[int]) -> None:
         """SIZE, in bytes, is what the manifest says."""

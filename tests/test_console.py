@@ -374,6 +374,20 @@ def test_a_restart_repeats_nothing_after_logrotates_create(tmp_path):
         assert said(listener) == []
 
 
+def test_a_restart_repeats_nothing_whose_events_came_late(tmp_path):
+    recording = Recording("docker_complete-registry2").just_now()
+    events = recording.events.splitlines(keepends=True)
+    events.sort(key=lambda line: b"/manifests/" in line)
+    recording.events = b"".join(events)
+    recording.write(tmp_path / "listener_log")
+    with Faulty(tmp_path, "--syslog-port", "0") as listener:
+        assert json.loads(listener.request("GET", "/pulls")[1])["pulls"][0]["verdict"] == "complete"
+        listener.pass_time(40)
+        listener.post(pushed(time.time()))
+        until(lambda: " push " in listener.out)
+        assert said(listener) == []
+
+
 def test_a_rotation_just_after_the_start_shows_no_event_twice(tmp_path):
     """The old file is read while its name is already another's."""
     target = sample()["target"]

@@ -164,6 +164,9 @@ def test_lines_of_other_ends():
     refused = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.layers[0], 80, 404)]
     assert (f"  failed: the registry answered 404 for layer {image.layers[0][7:19]}  after "
             in lines(*refused)[1])
+    gone = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.layers[0], 0)]
+    assert (f"  failed: the registry sent nothing of layer {image.layers[0][7:19]}  after "
+            in lines(*gone)[1])
     events = [fact for fact in FOO.pull(START, image) if fact.event]
     assert "  unknown  " in lines(*events)[1]
     some = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config),

@@ -386,6 +386,17 @@ def test_two_machines_behind_nat_that_pull_at_once(later):
         assert life.wait(31).verdicts() == [verdict] * 2
 
 
+@pytest.mark.parametrize("again", [6, 10])
+def test_a_second_request_goes_not_to_a_pull_that_is_over(again):
+    """Interrupted and pulled again, when a connection stalls and the client opens another."""
+    at = START + again
+    facts = [*cut_at(START + 5), *FOO.asks(at, IMAGE), *FOO.blob(at + 0.2, IMAGE, CONFIG),
+             *FOO.blob(at + 0.2, IMAGE, FIRST), *FOO.blob(at + 15, IMAGE, SECOND, took=3),
+             *FOO.blob(at + 0.2, IMAGE, SECOND, BIG // 4, took=60)]
+    for life in Life(*facts), Life(now=at + 61).hear(*facts):
+        assert life.wait(31).verdicts() == ["interrupted", "complete"]
+
+
 def test_ranges_that_may_be_of_either_of_two_machines_behind_nat():
     facts = []
     for at, parts in (START, 4), (START + 0.1, 3):
