@@ -1723,6 +1723,9 @@ SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
+EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
+    "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
+    "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 
@@ -2076,7 +2079,8 @@ class Pull:
         """Whether it asked for a blob, and all of it may have been sent."""
         requests = self.asked.get(digest)
         return requests is not None and (
-            self._state(digest, requests, None).state in ("whole", "unknown"))
+            requests.size is None or requests.unknown > 0
+            or requests.whole + requests.parts >= requests.size)
 
     def is_fetching(self, request: Request) -> bool:
         """Whether an earlier request for the same blob was open when this one was made."""
@@ -2318,8 +2322,8 @@ class Pull:
     def _explains(self, image: Manifest) -> bool:
         places = [image.order[digest] for digest in self.asked if digest in image.order]
         first = min(places, default=0)  # docker fetches in order: those before it were there
-        missing = [digest for digest, place in image.order.items()
-                   if place >= first and digest not in self.asked]
+        missing = [digest for digest, place in image.order.items() if place >= first
+                   and digest not in self.asked and digest not in EMPTY_LAYERS]
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
         if image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES:
             missing.append(image.config)
@@ -2335,9 +2339,10 @@ class Pull:
         again = [digest for digest, requests in self.asked.items() if not requests.answers]
         layers = [digest for digest in again if any(digest in image.order for image in self.chosen)]
         others = dict.fromkeys(itertools.chain(
-            self.engine.latest_pulls(), self.conversation.latest_of(self.client)))
-        return [pull for pull in others if pull is not self and pull.started <= self.ended_time
-                and not any(map(pull.may_have, layers))
+            self.conversation.latest_of(self.client), self.engine.latest_pulls()))
+        others.pop(self, None)
+        return [pull for pull in itertools.islice(others, 2 * MAX_CANDIDATES)
+                if pull.started <= self.ended_time and not any(map(pull.may_have, layers))
                 and (pull.ended_time > self.started or not again or not any(
                     image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
 
@@ -2420,8 +2425,8 @@ class Engine:
         self._requests.pop(request, None)
 
     def latest_pulls(self) -> Iterator[Pull]:
-        """Those of its latest requests, some of them more than once."""
-        return (request.pull for request in self._requests if request.pull)
+        """Those of its latest requests, the newest first, and some of them more than once."""
+        return (request.pull for request in reversed(self._requests) if request.pull)
 
     def is_busy(self, pull: Pull, now: float) -> bool:
         """Whether requests of other pulls are open, or were a moment ago."""

@@ -255,6 +255,20 @@ def test_layers_that_were_there_are_not_missed():
     assert pull["sent"] == IMAGE.size - IMAGE.sizes[FIRST]
 
 
+def test_the_empty_layer_is_there_already():
+    """Of BuildKit, in the middle of the list: docker has it of another image, and never asks."""
+    empty = "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"
+    image = Image(sizes=(500, 1_000_000, 32, 2_000_000))
+    facts = FOO.pull(START, image)
+    hidden = [fact._replace(references=tuple(
+        (empty if digest == image.layers[1] else digest, size, kind)
+        for digest, size, kind in fact.references))
+        for fact in facts if fact.digest != image.layers[1]]
+    assert Life(*hidden).wait(31).verdicts() == ["complete"]
+    other = [fact for fact in facts if fact.digest != image.layers[1]]
+    assert Life(*other).wait(31).verdicts() == ["unknown"]
+
+
 def test_all_layers_but_no_config_is_unknown():
     """skopeo asks for the config last."""
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, FIRST),

@@ -114,8 +114,10 @@ def test_the_log_of_another_clock(by):
     assert lost <= 1
 
 
+# Where a client asks for no manifest, its blobs may be those of another at the same moment.
 ALONE = [name for name in NAMES if not any(fact.kind == "start" for fact in recording(name).facts())
-         and len({fact.client for fact in recording(name).facts()}) == 1]
+         and len({fact.client for fact in recording(name).facts()}) == 1
+         and name != "interrupted_then_by_digest_docker-registry3"]
 
 
 @pytest.mark.parametrize("members", [{"client": "10.77.0.9"}, {"user": "other"}],
@@ -263,7 +265,7 @@ def test_many_made_up_pulls_at_once(seed):
 # -------------------------------------------------------------------------------------------- alive
 
 PULL_LINE = re.compile(r"\d\d:\d\d:\d\d pull  (\S+)(?: of [\d:]+ |  )(started|goes on after all|"
-                       r"complete|up to date|interrupted|unknown)(?:  |$)", re.M)
+                       r"complete|up to date|interrupted|unknown|failed)(?:  |: |$)", re.M)
 
 # All have one name here, so that they are replicas: nobody knows whose requests ended with one that
 # was killed, and for all that the log tells they may go on for ten minutes.
@@ -324,7 +326,7 @@ def test_live_is_as_replayed(tmp_path):
     recordings = happen_again(name for name in NAMES if name not in STAYS_OPEN | VAGUE)
     truth = [pull for each in recordings for pull in each.truth if pull["verdict"] != "?"]
     assert {pull["verdict"] for pull in truth} == {"complete", "up to date", "interrupted",
-                                                  "unknown"}
+                                                  "failed", "unknown"}
     found = sorted(message for each in recordings for message in each.messages())
     first, last = listener.seconds(found[0][0]), listener.seconds(found[-1][0])
     with Faulty(tmp_path, "--syslog-port", "0", "--host", "127.0.0.1", start=False) as process:
