@@ -1722,6 +1722,7 @@ QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
+MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
     "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
@@ -2099,8 +2100,8 @@ class Pull:
     def goes_on_beside(self, later: Pull) -> bool:
         """Whether, for all that is known, it was not over when the same was pulled once more."""
         return self.asked_digest == later.asked_digest and (
-            self.open > 0 or self.ended_time > later.started - SLACK
-            and not any(map(self.is_missing, self.asked)))
+            self.open > 0 or self.ended_time > later.started - SLACK and not any(
+                map(self.is_missing, itertools.islice(reversed(self.asked), MAX_AT_ONCE))))
 
     def continues_with(self, request: Request) -> bool:
         """Whether a request for a manifest goes on with this pull, rather than begin another.
@@ -2118,6 +2119,7 @@ class Pull:
 
     @staticmethod
     def _question(request: Request) -> Tuple[str, str, bool]:
+        """What a pull asks for only once: by HEAD a tag and a digest, by GET either."""
         return request.digest, request.method, request.method == "HEAD" and bool(request.tag)
 
     def _has_child(self, request: Request) -> bool:
