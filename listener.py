@@ -2336,16 +2336,16 @@ class Pull:
         """The other pulls of the client that brought what it should still have.
 
         It has removed what came with a layer that it asks for again, and an image of which it got
-        all before.
+        all before if it asks for any layer. (podman asks for the config of an image that it has.)
         """
-        again = [digest for digest, requests in self.asked.items() if not requests.answers]
-        layers = [digest for digest in again if any(digest in image.order for image in self.chosen)]
+        layers = [digest for digest, requests in self.asked.items() if not requests.answers
+                  and any(digest in image.order for image in self.chosen)]
         others = dict.fromkeys(itertools.chain(
             self.conversation.latest_of(self.client), self.engine.latest_pulls()))
         others.pop(self, None)
         return [pull for pull in itertools.islice(others, 2 * MAX_CANDIDATES)
                 if pull.started <= self.ended_time and not any(map(pull.may_have, layers))
-                and (pull.ended_time > self.started or not again or not any(
+                and (pull.ended_time > self.started or not layers or not any(
                     image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
 
     def has_whole(self, digest: str) -> bool:
