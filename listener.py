@@ -2371,8 +2371,9 @@ def _patience(pull: Pull) -> float:
     """Seconds without a request after which a client that got all it asked for asks no more."""
     if pull.all_asked:
         return 0
-    if not pull.starts_seen:
-        return QUIET_SECONDS  # no line tells that a layer was asked for, until it has been sent
+    # No line may tell that a layer was asked for, until it has been sent; an event may come late.
+    if not pull.starts_seen or not pull.images:
+        return QUIET_SECONDS
     return 0 if all(map(pull.asks_end, pull.chosen)) else COMPLETE_SECONDS
 
 

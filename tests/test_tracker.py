@@ -310,6 +310,14 @@ def test_index_without_references():
     assert [pull["tag"] for pull in life.pulls()] == ["1", None]
 
 
+def test_complete_is_not_said_before_the_manifests_event_came():
+    """The config's line may come before it."""
+    manifests, blobs = FOO.asks(START, IMAGE), FOO.blob(START + 1, IMAGE, CONFIG)
+    life = Life(*blobs).wait(20)
+    assert life.told("ended") == []
+    assert life.hear(*manifests).wait(31).verdicts() == ["unknown"]
+
+
 def test_blobs_whose_manifest_never_came():
     blobs = [fact for fact in FOO.pull(START, IMAGE) if fact.kind == "blob"]
     pull = Life(*blobs).wait(31).pull()
