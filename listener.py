@@ -2037,7 +2037,7 @@ class Pull:
 
     def _infer_manifest(self, digest: str) -> None:
         """Of the manifests that the registry has told of before, the one that has this blob."""
-        if not any(image.blobs and digest in image.blobs for image in self._some_images()):
+        if not self._image_with(digest):
             found = self._child_with(digest) if self.manifests else self._image_before(digest)
             if found:
                 self.images[found.digest] = found
@@ -2047,11 +2047,15 @@ class Pull:
         images = self.images.values()
         return images if len(images) <= MAX_CHILDREN else itertools.islice(images, MAX_CHILDREN)
 
+    def _image_with(self, digest: str) -> Optional[Manifest]:
+        return next((image for image in self._some_images()
+                     if image.blobs and digest in image.blobs), None)
+
     def _image_before(self, digest: str) -> Optional[Manifest]:
         """An image with this blob that the client has asked for, so that it has the manifest."""
-        return next((image for pull in self.conversation.latest_askers(digest)
-                     if pull.client == self.client for image in pull._some_images()
-                     if image.blobs and digest in image.blobs), None)
+        askers = self.conversation.latest_askers(digest)
+        return next(filter(None, (pull._image_with(digest) for pull in askers
+                                  if pull.client == self.client)), None)
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         for name in itertools.islice(self.children, MAX_CHILDREN):
@@ -2209,10 +2213,8 @@ class Pull:
 
     def _size(self, digest: str) -> Optional[int]:
         """Bytes of a blob, by the image's manifest."""
-        for image in self._some_images():
-            if image.blobs and digest in image.blobs:
-                return image.blobs[digest]
-        return None
+        image = self._image_with(digest)
+        return image.blobs[digest] if image else None
 
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
@@ -2330,7 +2332,7 @@ class Pull:
         if image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES:
             missing.append(image.config)
         kept = self._kept() if missing else []
-        return all(any(pull.has_whole(digest) for pull in kept) for digest in missing)
+        return all(any(not pull.is_missing(digest) for pull in kept) for digest in missing)
 
     def _kept(self) -> List[Pull]:
         """The other pulls of the client that brought what it should still have.
@@ -2347,10 +2349,6 @@ class Pull:
                 if pull.started <= self.ended_time and not any(map(pull.may_have, layers))
                 and (pull.ended_time > self.started or not layers or not any(
                     image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
-
-    def has_whole(self, digest: str) -> bool:
-        """Whether it asked for a blob, and all of it was sent."""
-        return digest in self.asked and not self.is_missing(digest)
 
     def has_end(self, image: Manifest) -> bool:
         """Whether all blobs that were asked for were sent, and the last of the image's list."""
@@ -2711,13 +2709,13 @@ class Conversation:
             if not contains or not pull.is_active(order) and (
                     contains == 1 or not is_newest or pull.may_have(digest)):
                 continue
-            asked = pull.asked.get(digest)
-            rank = (contains == 2, pull.lacks(request), pull.started <= order,
-                    not pull.is_fetching(request) and (
-                        is_newest or pull.goes_on_beside(newest[pull.user])))
+            fetches = pull.is_fetching(request)
+            rank = (contains == 2, fetches or pull.is_missing(digest), pull.started <= order,
+                    not fetches and (is_newest or pull.goes_on_beside(newest[pull.user])))
             if request.user_known and all(rank):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
+                asked = pull.asked.get(digest)
                 best[pull.user] = (rank, -asked.count if asked else 0, pull.started,
                                    pull.requests[0].place, pull)
         return max(best.values())[-1] if best else None
