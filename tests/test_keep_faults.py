@@ -127,10 +127,10 @@ def limited_file(tmp_path):
 
 @contextlib.contextmanager
 def small_disk(tmp_path):
-    """A file system of one MiB, and another file on it that takes all the room."""
+    """A file system that a storm does not fill, and another file on it that takes all the room."""
     disk, filler = tmp_path / "disk", tmp_path / "disk" / "filler"
     disk.mkdir()
-    made = subprocess.run("mount -t tmpfs -o size=1m listener-test disk", shell=True, cwd=tmp_path,
+    made = subprocess.run("mount -t tmpfs -o size=64m listener-test disk", shell=True, cwd=tmp_path,
                           capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"only root can mount a disk, where it may: {made.stderr.splitlines()[0]}")
@@ -138,7 +138,7 @@ def small_disk(tmp_path):
         with Listener(disk, "--syslog-port", "0") as listener:
             def full():
                 with open(filler, "wb", 0) as file, contextlib.suppress(OSError):
-                    for size in (4096, 1):
+                    for size in (65536, 4096, 1):
                         with contextlib.suppress(OSError):
                             while True:
                                 file.write(bytes(size))
