@@ -1722,6 +1722,7 @@ QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
+MAX_PARTED = 500  # requests of a pull after which another is looked for
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
@@ -2037,11 +2038,14 @@ class Pull:
 
     def _infer_manifest(self, digest: str) -> None:
         """Of the manifests that the registry has told of before, the one that has this blob."""
-        if not self._image_with(digest):
-            found = self._child_with(digest) if self.manifests else self._image_before(digest)
-            if found:
-                self.images[found.digest] = found
-                self.asked_digest = self.asked_digest or found.digest
+        if self._image_with(digest):
+            return
+        if self.manifests:
+            image = self._child_with(digest)
+        else:
+            image, self.asked_digest = self._image_before(digest)
+        if image:
+            self.images[image.digest] = image
 
     def _some_images(self) -> Iterable[Manifest]:
         images = self.images.values()
@@ -2051,11 +2055,13 @@ class Pull:
         return next((image for image in self._some_images()
                      if image.blobs and digest in image.blobs), None)
 
-    def _image_before(self, digest: str) -> Optional[Manifest]:
-        """An image with this blob that the client has asked for, so that it has the manifest."""
-        askers = self.conversation.latest_askers(digest)
-        return next(filter(None, (pull._image_with(digest) for pull in askers
-                                  if pull.client == self.client)), None)
+    def _image_before(self, digest: str) -> Tuple[Optional[Manifest], Optional[str]]:
+        """An image with this blob, whose manifest the client has, and how it asked for that."""
+        for pull in self.conversation.latest_askers(digest):
+            image = pull._image_with(digest) if pull.client == self.client else None
+            if image:
+                return image, pull.asked_digest
+        return None, self.asked_digest
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         for name in itertools.islice(self.children, MAX_CHILDREN):
@@ -2120,6 +2126,27 @@ class Pull:
             return False
         return self.is_active(request.time) and (
             self._question(request) not in self._manifests_asked)
+
+    def asked_anew(self, request: Request) -> Optional[List[Request]]:
+        """None, or, if another pull of the same image begins with REQUEST, those made just before.
+
+        docker that has the manifest asks for it no more, but for the config again, and at the same
+        time for layers.
+        """
+        if len(self.requests) > MAX_PARTED or not any(
+                image.config == request.digest for image in self._some_images()):
+            return None
+        names, first = {request.digest}, len(self.requests)
+        for number in range(first - 1, max(0, first - MAX_AT_ONCE), -1):
+            one = self.requests[number]
+            if one.manifest or one.digest in names or request.time - one.time > SLACK:
+                break
+            names.add(one.digest)
+            first = number if self.asked[one.digest].count > 1 else first
+        begin = (*self.requests[first:], request)[0].time
+        if any(one.ended is None or one.ended > begin for one in self.requests[:first]):
+            return None
+        return self.requests[first:]
 
     @staticmethod
     def _question(request: Request) -> Tuple[str, str, bool]:
@@ -2641,11 +2668,30 @@ class Conversation:
     def _join(self, request: Request) -> Pull:
         pull = (self._pull_for_manifest if request.manifest else self._pull_for_blob)(request)
         if pull is None:
-            pull = self._begun.pop(request.id, None) or Pull(self, request)
-            pull.client, pull.user = request.client, request.user
-            self._put_in(pull)
+            pull = self._begin(request)
         pull.add(request)
         return pull
+
+    def _begin(self, *requests: Request) -> Pull:
+        """The pull that begins with these REQUESTS; they are not added to it."""
+        for request in requests:
+            pull = self._begun.pop(request.id, None)
+            if pull:
+                break
+        else:
+            pull = Pull(self, requests[0])
+        pull.client, pull.user = requests[0].client, requests[0].user
+        self._put_in(pull)
+        return pull
+
+    def _part(self, pull: Pull, moved: List[Request], request: Request) -> Pull:
+        """Begin another pull with what is MOVED from this one, for a REQUEST to be added."""
+        another = self._begin(*moved, request)
+        if moved:
+            self._clear(pull, before=moved[0].place)
+            for one in moved:
+                another.add(one)
+        return another
 
     def _latest(self, request: Request) -> Iterator[Pull]:
         """The pulls of the client that made a request, and of its user, the newest first."""
@@ -2689,7 +2735,8 @@ class Conversation:
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.lacks(request)
             and pull.is_active(request.place[0]))))
-        return other or own
+        anew = own.asked_anew(request) if own and not other else None
+        return other or own if anew is None else self._part(own, anew, request)
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
@@ -2931,7 +2978,7 @@ class Tracker:
         at = self.now + 2 if pull.open and told.verdict == "running" else self.now
         if at < told.review_at:
             self._review_at(told, at)
-        if not told.started and pull.is_download and pull.images and (
+        if not told.started and pull.is_download and pull.manifests and pull.images and (
                 pull.index is None or any(pull.asked.keys() & image.order.keys()
                                           for image in pull.chosen)):
             told.started = True
