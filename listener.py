@@ -1722,7 +1722,7 @@ QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
-MAX_PARTED = 500  # requests of a pull after which another is looked for
+MAX_PARTED = 500  # requests of a pull that may be parted in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
@@ -1867,7 +1867,8 @@ class BlobRequests:
     """
 
     __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest",
-                 "parts_ended", "overlap", "in_parts", "unknown", "refused", "count")
+                 "parts_ended", "overlap", "in_parts", "unknown", "refused", "count",
+                 "is_followed")
 
     def __init__(self, size: Optional[int]) -> None:
         """SIZE, in bytes, is what the manifest says."""
@@ -1884,6 +1885,7 @@ class BlobRequests:
         self.unknown = 0  # how many ended with nothing to tell how much they sent
         self.refused: Optional[int] = None  # the last status that refused it
         self.count = 0
+        self.is_followed = False  # by a request that is another pull's, as all of it may be sent
 
     def add(self, request: Request) -> None:
         self.count += 1
@@ -1924,7 +1926,7 @@ class BlobRequests:
         if not settled:
             self._count(request)
             # Whether it came whole decides where later requests for it belong.
-            moves = moves or request.status == 200 and self.count > 1
+            moves = moves or request.status == 200 and (self.count > 1 or self.is_followed)
         return moves
 
     def is_proven(self, size: int) -> bool:
@@ -1982,8 +1984,7 @@ class Pull:
     def add(self, request: Request) -> None:
         request.pull = self
         if not self.requests:
-            self.started, self.user = request.time, request.user
-            self.first_seen = request.first_seen
+            self.started, self.first_seen = request.time, request.first_seen
         self.requests.append(request)
         self._chosen = None
         if request.manifest:
@@ -2026,7 +2027,7 @@ class Pull:
 
     def _add_manifest(self, request: Request, manifest: Manifest) -> None:
         if not self.manifests:
-            self.started, self.user, self.asked_digest = request.time, request.user, request.digest
+            self.started, self.asked_digest = request.time, request.digest
         self.manifests.append(request)
         self._manifests_asked.add(self._question(request))
         self.tag = self.tag or request.tag
@@ -2133,7 +2134,7 @@ class Pull:
         docker that has the manifest asks for it no more, but for the config again, and at the same
         time for layers.
         """
-        if len(self.requests) > MAX_PARTED or not any(
+        if not self.may_have(request.digest) or len(self.requests) > MAX_PARTED or not any(
                 image.config == request.digest for image in self._some_images()):
             return None
         names, first = {request.digest}, len(self.requests)
@@ -2146,6 +2147,7 @@ class Pull:
         begin = (*self.requests[first:], request)[0].time
         if any(one.ended is None or one.ended > begin for one in self.requests[:first]):
             return None
+        self.asked[request.digest].is_followed = True
         return self.requests[first:]
 
     @staticmethod
@@ -2673,14 +2675,17 @@ class Conversation:
         return pull
 
     def _begin(self, *requests: Request) -> Pull:
-        """The pull that begins with these REQUESTS; they are not added to it."""
-        for request in requests:
-            pull = self._begun.pop(request.id, None)
-            if pull:
-                break
-        else:
-            pull = Pull(self, requests[0])
-        pull.client, pull.user = requests[0].client, requests[0].user
+        """The pull that begins with these REQUESTS; they are not added to it.
+
+        If nobody knows yet whose they are, it is the user's who asked for that blob before.
+        """
+        first = requests[0]
+        begun = next((request.id for request in requests if request.id in self._begun), None)
+        pull = self._begun.pop(begun) if begun else Pull(self, first)
+        pull.client, pull.user = first.client, first.user
+        if not first.user_known and not first.manifest:
+            pull.user = next((other.user for other in self.latest_askers(first.digest)
+                              if other.client == first.client), None)
         self._put_in(pull)
         return pull
 
@@ -2730,13 +2735,16 @@ class Conversation:
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         own = self._best(request, self._latest(request))
-        if own and own.lacks(request):
+        anew = own.asked_anew(request) if own else None
+        if own and own.lacks(request) and anew is None:
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.lacks(request)
-            and pull.is_active(request.place[0]))))
-        anew = own.asked_anew(request) if own and not other else None
-        return other or own if anew is None else self._part(own, anew, request)
+            and pull.is_active(request.place[0])
+            and (anew is None or pull.started <= request.place[0]))))
+        if other or anew is None:
+            return other or own
+        return self._part(own, anew, request)
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
