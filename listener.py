@@ -1707,9 +1707,10 @@ def line_fact(line: str) -> Optional[Fact]:
 # A blob goes to the newest pull of its client and user whose image has it and that lacks it; of two
 # that go on at once, to one that is not fetching it already. A pull whose client has the manifest
 # already asks only for the index and for blobs: its manifest is the one in the index, of those the
-# registry has told of before, that has these blobs. A request from an address without such a pull
-# goes to a pull of another address, which is the same client behind NAT. A log of whole seconds, or
-# clocks that differ, make a blob seem older than its manifest, by up to SLACK.
+# registry has told of before, that has these blobs. By digest it asks for blobs alone: that another
+# pull has begun is seen when it asks for the config again. A request from an address without such a
+# pull goes to a pull of another address, which is the same client behind NAT. A log of whole
+# seconds, or clocks that differ, make a blob seem older than its manifest, by up to SLACK.
 #
 # Sure is only what the registry's log tells: how much of each blob was sent. A layer that was not
 # asked for was there already if others behind it in the list were asked for, as docker fetches
