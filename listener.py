@@ -1742,7 +1742,7 @@ class Manifest:
     """What the registry has told of a manifest: the children of an index, or an image's blobs."""
 
     __slots__ = ("digest", "is_index", "children", "config", "config_type", "layers", "order",
-                 "blobs", "held")
+                 "repeated", "blobs", "held")
 
     def __init__(self, fact: Fact) -> None:
         references = fact.references
@@ -1752,6 +1752,7 @@ class Manifest:
         self.config: Optional[str] = None
         self.config_type, self.layers = "", 0
         self.order: Dict[str, int] = {}  # place in the list of each layer the registry may be asked
+        self.repeated: Dict[str, int] = {}  # the last place of those that have more than one
         self.blobs: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
         if references and not self.is_index:
             # Config first, then the layers: in both formats and in all versions of the registry.
@@ -1761,6 +1762,8 @@ class Manifest:
             for digest, _, media_type in references[1:]:
                 # Layers of Windows come from elsewhere.
                 if "foreign" not in media_type and "nondistributable" not in media_type:
+                    if digest in self.order:
+                        self.repeated[digest] = len(self.order)
                     self.order.setdefault(digest, len(self.order))
 
         # Roughly the bytes of memory that it takes.
@@ -2354,8 +2357,11 @@ class Pull:
         return all(self._explains(image) for image in images if image.blobs is not None)
 
     def _explains(self, image: Manifest) -> bool:
-        places = [image.order[digest] for digest in self.asked if digest in image.order]
-        first = min(places, default=0)  # docker fetches in order: those before it were there
+        # docker fetches in order: what is before the first that it asks for was there. Of one that is
+        # in the list twice, it may ask for the second.
+        layers, first = self.asked.keys() & image.order.keys(), 0
+        if not layers <= image.repeated.keys():
+            first = min(image.repeated.get(digest, image.order[digest]) for digest in layers)
         missing = [digest for digest, place in image.order.items() if place >= first
                    and digest not in self.asked and digest not in EMPTY_LAYERS]
         # Every image has a config of its own that its client needs; an artifact's may be nothing.

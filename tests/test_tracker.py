@@ -269,6 +269,20 @@ def test_the_empty_layer_is_there_already():
     assert Life(*other).wait(31).verdicts() == ["unknown"]
 
 
+@pytest.mark.parametrize("asked, verdict", [([3], "complete"), ([0, 3], "complete"),
+                                            ([0], "unknown"), ([0, 2], "unknown")])
+def test_a_layer_that_is_in_the_list_twice(asked, verdict):
+    """Asked for, it may be as the last one: it does not tell that those before it were missing."""
+    image = Image(sizes=(500, 1000, 2000, 3000, 4000, 5000))
+    facts = [FOO.manifest(START, image, "GET", "1"), *FOO.blob(START + 1, image, CONFIG)]
+    for number in asked:
+        facts += FOO.blob(START + 1, image, image.layers[number])
+    twice = [fact._replace(references=tuple(
+        (image.layers[0], 1000, kind) if digest == image.layers[4] else (digest, size, kind)
+        for digest, size, kind in fact.references)) for fact in facts]
+    assert Life(*twice).wait(40).verdicts() == [verdict]
+
+
 def test_all_layers_but_no_config_is_unknown():
     """skopeo asks for the config last."""
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, FIRST),
