@@ -2712,6 +2712,13 @@ class Conversation:
             return itertools.islice(reversed(users.get(request.user, {})), MAX_CANDIDATES)
         return self.latest_of(request.client)
 
+    def _newest_of_one(self, request: Request) -> Optional[Pull]:
+        """The newest of `_latest`, unless these may be of several users."""
+        users = self._clients.get(request.client, {})
+        if request.user_known:
+            return next(reversed(users.get(request.user, {})), None)
+        return next(reversed(next(iter(users.values()))), None) if len(users) == 1 else None
+
     def latest_of(self, client: str) -> Iterator[Pull]:
         """The latest pulls of each of a client's users."""
         users = self._clients.get(client, {})
@@ -2741,6 +2748,10 @@ class Conversation:
         return None
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
+        usual = self._newest_of_one(request)
+        if usual and usual.started <= request.place[0] and request.digest not in usual.asked and (
+                usual.contains(request.digest) == 2):
+            return usual  # as all of the following would find, in a tenth of the time
         own = self._best(request, self._latest(request))
         anew = own.asked_anew(request) if own else None
         if own and own.lacks(request) and anew is None:
@@ -3138,7 +3149,8 @@ def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, i
     previous, moment = None, 0.0
     for fact in record:
         if previous:
-            moment = min(previous.time, max(fact.time, moment) + 60)
+            moment = previous.time if previous.time <= fact.time else (
+                min(previous.time, max(fact.time, moment) + 60))
             yield moment, number, previous
         previous = fact
     if previous:
@@ -3894,7 +3906,7 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
     tracker, number = Tracker(), itertools.count()
     # Pulls are forgotten in the order of their end; here they wait for those that started before.
     ready: List[Tuple[float, int, dict]] = []
-    enough = 100
+    enough = 500
     for changes in replay(tracker, events, lines):
         for change in changes:
             if change.what == "forgotten":
@@ -3903,7 +3915,7 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
             first = min((pull.started for pull in tracker), default=math.inf)
             while ready and ready[0][0] < first:
                 yield heapq.heappop(ready)[2]
-            enough = len(ready) + 100
+            enough = len(ready) + 500
     now = time.time() if now is None else now
     for _, _, found in sorted([*ready, *(entry(pull, now) for pull in tracker)],
                               key=operator.itemgetter(0, 1)):
