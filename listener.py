@@ -27,7 +27,7 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                   request.
   understand      Manifest, Request, BlobRequests, Pull: what Facts add up to, of an image, a
                   request, all requests for one blob, a download. `verdict` judges a Pull.
-                  Conversation: the requests of one agent for one repository, each in its Pull.
+                  Conversation: the requests of one engine for one repository, each in its Pull.
                   Repository, Registry, Engine: what a verdict depends on besides: known manifests,
                   restarts of the registry, what else the client fetches.
                   Tracker: Facts in, in any order, Changes of Pulls out. No I/O and no clock:
@@ -1477,6 +1477,15 @@ class Fact(NamedTuple):
     client_left: bool = False  # an error that the client made by leaving
     in_parts: bool = False  # the answer to a request for several ranges at once
 
+    @property
+    def engine(self) -> str:
+        """What is the same for all requests of a pull: as a rule the user agent.
+
+        `docker build` with the containerd image store asks for manifest and config as buildkit, and
+        for layers as containerd.
+        """
+        return "containerd" if self.agent.startswith(("buildkit/", "containerd/")) else self.agent
+
 
 # For texts that most facts have in common: one copy of each is sent, hashed and kept. Not
 # sys.intern, of which Python 3.12 forgets nothing.
@@ -1550,7 +1559,10 @@ _USUAL_LINE = re.compile(
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
 _LOGFMT = re.compile(r'(?<![^ ])([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
-_CLIENT_LEFT = re.compile("broken pipe|connection reset by peer")
+# Of a registry's error: that it could not write to the client, or that Go's net/http ended the
+# request as the client was gone. A cache that cannot read from its registry says "read tcp".
+_CLIENT_LEFT = re.compile("write tcp|broken pipe|(?<!read: )connection reset by peer|"
+                          "context canceled|client disconnected|http2: stream closed")
 
 
 _ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)')
@@ -1699,7 +1711,7 @@ def line_fact(line: str) -> Optional[Fact]:
 #
 # A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
 # about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
-# requests of one user agent for one repository of one registry are a Conversation, in the order of
+# requests of one engine for one repository of one registry are a Conversation, in the order of
 # time, and each finds its pull when those before it have found theirs. What comes late is put into
 # the order, and those after it find their pulls anew: so there is one way in which a request finds
 # its pull, and the order in which facts come changes nothing.
@@ -1723,6 +1735,7 @@ QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
+MAX_ERROR_BODY = 1000  # bytes of a refusal, which count as written
 MAX_PARTED = 500  # requests of a pull that may be parted in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
@@ -1778,7 +1791,7 @@ class Request:
     """A client's request for a manifest or a blob: what events and log lines have told of it."""
 
     __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "place",
-                 "pull", "proxied", "user", "user_known", "stamp", "size", "first_seen",
+                 "pull", "proxied", "agent", "user", "user_known", "stamp", "size", "first_seen",
                  "last_seen", "began", "starts_seen", "ended", "ended_stamp", "status", "written",
                  "client_left", "in_parts", "is_coarse", "event_at", "line_ended", "held")
 
@@ -1788,7 +1801,7 @@ class Request:
         self.conversation: Optional[Conversation] = None
         self.place: Place = (0.0, 0)  # in there
         self.pull: Optional[Pull] = None
-        self.proxied = fact.proxied
+        self.proxied, self.agent = fact.proxied, fact.agent
         self.user: Optional[str] = None
         self.user_known = False
         self.stamp = fact.stamp
@@ -1904,7 +1917,7 @@ class BlobRequests:
         elif status is None or 300 <= status < 400:  # redirected: the storage sends the bytes
             self.unknown += 1
         elif status >= 400 and status != 416 and not request.client_left and not (
-                self.size and written >= self.size):
+                status >= 500 and self.size and written >= max(self.size, MAX_ERROR_BODY)):
             self.refused = status
         elif status == 200 and not written and not request.client_left:
             self.refused = status  # the file is gone, though the registry remembers its size
@@ -1953,8 +1966,8 @@ class Pull:
 
     def __init__(self, conversation: Conversation, first: Request) -> None:
         self.conversation = conversation
-        self.registry, self.agent, self.repository = conversation.key
-        self.client, self.user = first.client, first.user
+        self.registry, _, self.repository = conversation.key
+        self.client, self.user, self.agent = first.client, first.user, first.agent
         self.reset()
 
     def reset(self) -> None:
@@ -2441,7 +2454,7 @@ def verdict(pull: Pull, now: float, blobs: Optional[Dict[str, Blob]] = None) -> 
 
 
 class Engine:
-    """What one client, with one user agent, fetches at once, from whatever repository.
+    """What the engine of one client fetches at once, from whatever repository.
 
     A docker engine fetches three layers at a time, over all its pulls: the others wait.
     """
@@ -2552,7 +2565,7 @@ class Repository:
 
 
 class Conversation:
-    """All requests of one user agent for one repository of one registry, in the order of time.
+    """All requests of one engine for one repository of one registry, in the order of time.
 
     Each finds its pull when those before it have found theirs. What comes late is put into the
     order, and `settle` has those after it find their pulls anew.
@@ -2689,7 +2702,7 @@ class Conversation:
         first = requests[0]
         begun = next((request.id for request in requests if request.id in self._begun), None)
         pull = self._begun.pop(begun) if begun else Pull(self, first)
-        pull.client, pull.user = first.client, first.user
+        pull.client, pull.user, pull.agent = first.client, first.user, first.agent
         if not first.user_known and not first.manifest:
             pull.user = next((other.user for other in self.latest_askers(first.digest)
                               if other.client == first.client), None)
@@ -2948,29 +2961,29 @@ class Tracker:
         if repository and not repository.manifests and not repository.conversations:
             del self._repositories[key]
 
-    def _engine(self, client: str, agent: str) -> Engine:
-        return self._engines.get((client, agent)) or Engine()  # one that has asked for nothing
+    def _engine(self, client: str, name: str) -> Engine:
+        return self._engines.get((client, name)) or Engine()  # one that has asked for nothing
 
-    def _discard(self, request: Request, agent: str) -> None:
+    def _discard(self, request: Request, name: str) -> None:
         """Forget a request for a blob, and an engine of which no other is known."""
-        engine = self._engines.get((request.client, agent))
+        engine = self._engines.get((request.client, name))
         if engine:
             engine.discard(request)
             if not engine:
-                del self._engines[request.client, agent]
+                del self._engines[request.client, name]
 
     def _converse(self, fact: Fact, registry: Registry, request: Request) -> None:
         """Give a request to its conversation."""
-        key = fact.registry, fact.agent, fact.repository
+        key = fact.registry, fact.engine, fact.repository
         conversation = self._conversations.get(key)
         if conversation is None:
             repository = self._repository(fact)
             repository.conversations += 1
             conversation = self._conversations[key] = Conversation(
-                key, registry, repository, functools.partial(self._engine, agent=fact.agent))
+                key, registry, repository, functools.partial(self._engine, name=fact.engine))
         if not request.manifest:
-            engine = self._engine(request.client, fact.agent)
-            self._engines[request.client, fact.agent] = engine
+            engine = self._engine(request.client, fact.engine)
+            self._engines[request.client, fact.engine] = engine
             engine.add(request)
         self._mark_active(conversation, conversation.add(request))
 
@@ -2979,12 +2992,12 @@ class Tracker:
         conversation, pull = request.conversation, request.pull
         request.last_seen = self.now
         moves = pull.learn(request, fact) if pull else request.learn(fact)
-        if fact.event and (fact.registry, fact.agent, fact.repository) != conversation.key:
+        if fact.event and (fact.registry, fact.engine, fact.repository) != conversation.key:
             conversation.remove(request)
             self._discard(request, conversation.key[1])
             self._late[conversation] = None
             request.pull = None
-            request.client = fact.client
+            request.client, request.agent = fact.client, fact.agent
             self._converse(fact, registry, request)
         elif pull and not moves:
             self._mark_active(conversation, pull)
@@ -3127,7 +3140,7 @@ class Tracker:
         for request in pull.requests:
             del self._requests[request.id]
             self._held -= request.held
-            self._discard(request, pull.agent)
+            self._discard(request, conversation.key[1])
         self._drop_conversation(conversation)
         return change
 
