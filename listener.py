@@ -2142,6 +2142,8 @@ class Pull:
             return False
         if request.tag and (request.method == "HEAD" or request.tag != self.tag):
             return False
+        if request.method == "HEAD" and request.digest == self.asked_digest and self.asked:
+            return False  # a question comes before blobs
         return self.is_active(request.time) and (
             self._question(request) not in self._manifests_asked)
 
