@@ -1477,15 +1477,6 @@ class Fact(NamedTuple):
     client_left: bool = False  # an error that the client made by leaving
     in_parts: bool = False  # the answer to a request for several ranges at once
 
-    @property
-    def engine(self) -> str:
-        """What is the same for all requests of a pull: as a rule the user agent.
-
-        `docker build` with the containerd image store asks for manifest and config as buildkit, and
-        for layers as containerd.
-        """
-        return "containerd" if self.agent.startswith(("buildkit/", "containerd/")) else self.agent
-
 
 # For texts that most facts have in common: one copy of each is sent, hashed and kept. Not
 # sys.intern, of which Python 3.12 forgets nothing.
@@ -2104,6 +2095,11 @@ class Pull:
         requests = self.asked.get(digest)
         return not requests or self._state(digest, requests, None).state != "whole"
 
+    def was_cut(self) -> bool:
+        """Whether the client left in the middle of a blob, for all that is known."""
+        return any(self._state(digest, requests, None).state == "cut"
+                   for digest, requests in self.asked.items())
+
     def may_have(self, digest: str) -> bool:
         """Whether it asked for a blob, and all of it may have been sent."""
         requests = self.asked.get(digest)
@@ -2372,8 +2368,8 @@ class Pull:
         return all(self._explains(image) for image in images if image.blobs is not None)
 
     def _explains(self, image: Manifest) -> bool:
-        # docker fetches in order: what is before the first that it asks for was there. Of one that is
-        # in the list twice, it may ask for the second.
+        # docker fetches in order: what stands before the first that it asks for was there. Of one
+        # that is in the list twice, it may ask for the second.
         layers, first = self.asked.keys() & image.order.keys(), 0
         if not layers <= image.repeated.keys():
             first = min(image.repeated.get(digest, image.order[digest]) for digest in layers)
@@ -2388,8 +2384,9 @@ class Pull:
     def _kept(self) -> List[Pull]:
         """The other pulls of the client that brought what it should still have.
 
-        It has removed what came with a layer that it asks for again, and an image of which it got
-        all before if it asks for any layer. (podman asks for the config of an image that it has.)
+        It has removed what came with a layer that it asks for again, unless that was on its way
+        when another was cut; and an image of which it got all before if it asks for any layer.
+        (podman asks for the config of an image that it has.)
         """
         layers = [digest for digest, requests in self.asked.items() if not requests.answers
                   and any(digest in image.order for image in self.chosen)]
@@ -2397,7 +2394,8 @@ class Pull:
             self.conversation.latest_of(self.client), self.engine.latest_pulls()))
         others.pop(self, None)
         return [pull for pull in itertools.islice(others, 2 * MAX_CANDIDATES)
-                if pull.started <= self.ended_time and not any(map(pull.may_have, layers))
+                if pull.started <= self.ended_time
+                and (not any(map(pull.may_have, layers)) or pull.was_cut())
                 and (pull.ended_time > self.started or not layers or not any(
                     image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
 
@@ -2564,6 +2562,22 @@ class Repository:
         if known is None or fact.references and not (known.blobs or known.children):
             known = self.manifests[fact.digest] = Manifest(fact)
         return known
+
+
+@functools.lru_cache(1024)
+def engine_name(agent: str) -> str:
+    """Whose store a pull fills, and what is the same for all its requests: the user agent.
+
+    But docker's names who asked the engine, such as compose; and with the containerd image store
+    `docker build` asks for manifest and config as buildkit, and for layers as containerd.
+    """
+    agent = agent.partition(" UpstreamClient(")[0]
+    shared = agent.startswith(("buildkit/", "containerd/")) or " containerd-client/" in agent
+    return "containerd" if shared else agent
+
+
+def conversation_key(fact: Fact) -> Tuple[str, str, str]:
+    return fact.registry, engine_name(fact.agent), fact.repository
 
 
 class Conversation:
@@ -2976,16 +2990,17 @@ class Tracker:
 
     def _converse(self, fact: Fact, registry: Registry, request: Request) -> None:
         """Give a request to its conversation."""
-        key = fact.registry, fact.engine, fact.repository
+        key = conversation_key(fact)
+        name = key[1]
         conversation = self._conversations.get(key)
         if conversation is None:
             repository = self._repository(fact)
             repository.conversations += 1
             conversation = self._conversations[key] = Conversation(
-                key, registry, repository, functools.partial(self._engine, name=fact.engine))
+                key, registry, repository, functools.partial(self._engine, name=name))
         if not request.manifest:
-            engine = self._engine(request.client, fact.engine)
-            self._engines[request.client, fact.engine] = engine
+            engine = self._engine(request.client, name)
+            self._engines[request.client, name] = engine
             engine.add(request)
         self._mark_active(conversation, conversation.add(request))
 
@@ -2994,7 +3009,7 @@ class Tracker:
         conversation, pull = request.conversation, request.pull
         request.last_seen = self.now
         moves = pull.learn(request, fact) if pull else request.learn(fact)
-        if fact.event and (fact.registry, fact.engine, fact.repository) != conversation.key:
+        if fact.event and conversation_key(fact) != conversation.key:
             conversation.remove(request)
             self._discard(request, conversation.key[1])
             self._late[conversation] = None
