@@ -2049,10 +2049,11 @@ class Pull:
         """Of the manifests that the registry has told of before, the one that has this blob."""
         if self._image_with(digest):
             return
-        if self.manifests:
+        image, asked_digest = self._image_before(digest)
+        if not self.manifests:
+            self.asked_digest = asked_digest
+        elif not image or image.digest not in self.children:
             image = self._child_with(digest)
-        else:
-            image, self.asked_digest = self._image_before(digest)
         if image:
             self.images[image.digest] = image
 
@@ -2361,11 +2362,21 @@ class Pull:
     def is_explained(self) -> bool:
         """Whether it is known why the client did not ask for the blobs that it did not ask for."""
         images = self.chosen or list(self.images.values())
-        if len(images) > 1 and not all(
-                digest in self.images or digest in self.conversation.known.manifests
-                for digest in self.children):
-            return False  # of all platforms, some are missing
+        if len(images) > 1 and not self._has_all_manifests(images):
+            return False
         return all(self._explains(image) for image in images if image.blobs is not None)
+
+    def _has_all_manifests(self, images: List[Manifest]) -> bool:
+        """Whether it has those of all platforms, or, as it seems, of all that it wants.
+
+        BuildKit asks for the manifests of some platforms, and only then for layers of any.
+        """
+        layers = (request for request in self.requests if not request.manifest
+                  and any(request.digest in image.order for image in images))
+        first = next(layers, None)
+        return all(digest in self.images or digest in self.conversation.known.manifests
+                   for digest in self.children) or (
+            first is not None and first.time >= self.manifests[-1].time)
 
     def _explains(self, image: Manifest) -> bool:
         # docker fetches in order: what stands before the first that it asks for was there. Of one
