@@ -2380,9 +2380,9 @@ class Pull:
 
     def _explains(self, image: Manifest) -> bool:
         # docker fetches in order: what stands before the first that it asks for was there. Of one
-        # that is in the list twice, it may ask for the second.
+        # that is in the list twice, it may ask for the second. BuildKit begins with the last.
         layers, first = self.asked.keys() & image.order.keys(), 0
-        if not layers <= image.repeated.keys():
+        if not layers <= image.repeated.keys() and not self.agent.startswith("buildkit/"):
             first = min(image.repeated.get(digest, image.order[digest]) for digest in layers)
         missing = [digest for digest, place in image.order.items() if place >= first
                    and digest not in self.asked and digest not in EMPTY_LAYERS]
