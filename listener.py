@@ -189,6 +189,13 @@ def seconds(stamp: str) -> float:
     return _minute(minute, zone) + float(second)
 
 
+def rfc3339(at: float) -> Optional[str]:
+    """A time in seconds since 1970 as text; None for 0, which stands for never."""
+    if not at:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
 _DURATION = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|µs|us|ns)")
 _UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
 
@@ -2215,8 +2222,10 @@ class Pull:
     @property
     def stamp(self) -> str:
         """When it started, RFC 3339."""
-        first = self.manifests or self.requests
-        return first[0].stamp if first else ""
+        first = next(iter(self.manifests or self.requests), None)
+        if first and first.began is not None and not first.starts_seen:
+            return rfc3339(first.began) or ""  # `stamp` is of its end
+        return first.stamp if first else ""
 
     @property
     def image(self) -> str:
@@ -2376,7 +2385,7 @@ class Pull:
         first = next(layers, None)
         return all(digest in self.images or digest in self.conversation.known.manifests
                    for digest in self.children) or (
-            first is not None and first.time >= self.manifests[-1].time)
+            first is not None and first.order >= self.manifests[-1].order + SLACK)
 
     def _explains(self, image: Manifest) -> bool:
         # docker fetches in order: what stands before the first that it asks for was there. Of one
@@ -4213,13 +4222,6 @@ def page(path: str) -> Answer:
         return Answer(200, PAGE.encode(), "text/html", page_headers())
     return Answer(404, b"nothing is here: POST notifications, or GET /, /pulls, /metrics or "
                   b"/healthz\n")
-
-
-def rfc3339(at: float) -> Optional[str]:
-    """A time in seconds since 1970 as text; None for 0, which stands for never."""
-    if not at:
-        return None
-    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def running_object(pull: Pull, now: float) -> Dict[str, Any]:

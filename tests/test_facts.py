@@ -49,3 +49,19 @@ def test_repository_of_any_name(repository):
     life = Life(*client.pull(START, image)).wait(2)
     assert [(pull["image"], pull["verdict"]) for pull in life.pulls()] == [
         (f"{repository}:1", "complete")]
+
+
+# What a pull-through cache says when its client leaves in the middle of a blob, by http/1 and 2; and
+# what it says when it cannot read from the registry behind it.
+@pytest.mark.parametrize("detail, left", [
+    ("write tcp 10.0.0.1:5000->10.0.0.2:54992: write: broken pipe", True),
+    ("write tcp 10.0.0.1:5000->10.0.0.2:54992: write: connection timed out", True),
+    ("write tcp 10.0.0.1:5000->10.0.0.2:54992: write: software caused connection abort", True),
+    ("connection reset by peer", True), ("context canceled", True), ("client disconnected", True),
+    ("read tcp 10.0.0.1:5000->10.0.0.9:443: read: connection reset by peer", False),
+    ("unexpected EOF", False), ("filesystem: no space left on device", False)])
+def test_an_error_that_the_client_made_by_leaving(detail, left):
+    line = FOO.line(START, "1", digest_of("x"), "response completed with error",
+                    f' err.detail="{detail}" http.response.duration=1s http.response.status=500 '
+                    "http.response.written=5000")
+    assert listener.line_fact(line).client_left == left
