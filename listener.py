@@ -2168,7 +2168,8 @@ class Pull:
             names.add(one.digest)
             first = number if self.asked[one.digest].count > 1 else first
         begin = (*self.requests[first:], request)[0].time
-        if any(one.ended is None or one.ended > begin for one in self.requests[:first]):
+        if any(one.ended is None or one.ended > begin for one in self.requests[:first]
+               if not one.manifest):
             return None
         self.asked[request.digest].is_followed = True
         return self.requests[first:]
