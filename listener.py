@@ -1557,8 +1557,8 @@ _USUAL_LINE = re.compile(
     r'http\.response\.status=(\d+) http\.response\.written=(\d+))?')
 _LOGFMT = re.compile(r'(?<![^ ])([^ =]{1,100})=("[^"\\]*(?:\\.[^"\\]*)*"|[^ ]*)')
 _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
-# Of a registry's error: that it could not write to the client, or that Go's net/http ended the
-# request as the client was gone. A cache that cannot read from its registry says "read tcp".
+# Of an error in an answer: it could not be written, or Go's net/http ended the request because the
+# client was gone. A cache that cannot read from its registry says "read tcp".
 _CLIENT_LEFT = re.compile("write tcp|broken pipe|(?<!read: )connection reset by peer|"
                           "context canceled|client disconnected|http2: stream closed")
 
@@ -1733,7 +1733,7 @@ QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
-MAX_ERROR_BODY = 1000  # bytes of a refusal, which count as written
+MAX_ERROR_BODY = 1000  # bytes; a registry's error is shorter, and counts as written too
 MAX_PARTED = 500  # requests of a pull that may be parted in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
@@ -1900,7 +1900,7 @@ class BlobRequests:
         self.unknown = 0  # how many ended with nothing to tell how much they sent
         self.refused: Optional[int] = None  # the last status that refused it
         self.count = 0
-        self.is_followed = False  # by a request that is another pull's, as all of it may be sent
+        self.is_followed = False  # by one with which another pull began, as all may have been sent
 
     def add(self, request: Request) -> None:
         self.count += 1
@@ -2057,12 +2057,11 @@ class Pull:
         if self._image_with(digest):
             return
         image, asked_digest = self._image_before(digest)
-        if not self.manifests:
-            self.asked_digest = asked_digest
-        elif not image or image.digest not in self.children:
+        if self.manifests and (not image or image.digest not in self.children):
             image = self._child_with(digest)
         if image:
             self.images[image.digest] = image
+            self.asked_digest = self.asked_digest or asked_digest
 
     def _some_images(self) -> Iterable[Manifest]:
         images = self.images.values()
@@ -2073,12 +2072,12 @@ class Pull:
                      if image.blobs and digest in image.blobs), None)
 
     def _image_before(self, digest: str) -> Tuple[Optional[Manifest], Optional[str]]:
-        """An image with this blob, whose manifest the client has, and how it asked for that."""
+        """An image with this blob, whose manifest the client has, and the digest it asked for."""
         for pull in self.conversation.latest_askers(digest):
             image = pull._image_with(digest) if pull.client == self.client else None
             if image:
                 return image, pull.asked_digest
-        return None, self.asked_digest
+        return None, None
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         for name in itertools.islice(self.children, MAX_CHILDREN):
@@ -2102,11 +2101,6 @@ class Pull:
         """Whether what was sent of this blob is, for all that is known, less than all of it."""
         requests = self.asked.get(digest)
         return not requests or self._state(digest, requests, None).state != "whole"
-
-    def was_cut(self) -> bool:
-        """Whether the client left in the middle of a blob, for all that is known."""
-        return any(self._state(digest, requests, None).state == "cut"
-                   for digest, requests in self.asked.items())
 
     def may_have(self, digest: str) -> bool:
         """Whether it asked for a blob, and all of it may have been sent."""
@@ -2254,8 +2248,11 @@ class Pull:
 
     # -- how far it has come
 
-    def asked_blobs(self, now: float) -> Dict[str, Blob]:
-        """What has become of each blob of the image that was asked for, by digest."""
+    def asked_blobs(self, now: Optional[float]) -> Dict[str, Blob]:
+        """What has become of each blob of the image that was asked for, by digest.
+
+        NOW as for `is_open`.
+        """
         if self._final is not None:
             return self._final
         blobs = self.blobs
@@ -2293,6 +2290,10 @@ class Pull:
                 or self._shares_ranges(digest)):
             return Blob("unknown", None, size)
         return Blob("cut", None if lost else min(sent, size), size)
+
+    def was_cut(self) -> bool:
+        """Whether the client left in the middle of a blob, for all that is known."""
+        return any(blob.state == "cut" for blob in self.asked_blobs(None).values())
 
     @property
     def _takes_ranges(self) -> bool:
@@ -2381,12 +2382,13 @@ class Pull:
 
         BuildKit asks for the manifests of some platforms, and only then for layers of any.
         """
-        layers = (request for request in self.requests if not request.manifest
-                  and any(request.digest in image.order for image in images))
-        first = next(layers, None)
-        return all(digest in self.images or digest in self.conversation.known.manifests
-                   for digest in self.children) or (
-            first is not None and first.order >= self.manifests[-1].order + SLACK)
+        if all(digest in self.images or digest in self.conversation.known.manifests
+               for digest in self.children):
+            return True
+        first = next((request for request in self.requests if not request.manifest and any(
+            request.digest in image.order for image in images)), None)
+        # The order of a manifest is SLACK before its time.
+        return first is not None and first.order >= self.manifests[-1].order + SLACK
 
     def _explains(self, image: Manifest) -> bool:
         # docker fetches in order: what stands before the first that it asks for was there. Of one
@@ -2405,9 +2407,9 @@ class Pull:
     def _kept(self) -> List[Pull]:
         """The other pulls of the client that brought what it should still have.
 
-        It has removed what came with a layer that it asks for again, unless that was on its way
-        when another was cut; and an image of which it got all before if it asks for any layer.
-        (podman asks for the config of an image that it has.)
+        It has removed what came with a layer that it asks for again, unless that pull was cut: the
+        layer may have been on its way. And an image of which it got all before if it asks for any
+        layer. (podman asks for the config of an image that it has.)
         """
         layers = [digest for digest, requests in self.asked.items() if not requests.answers
                   and any(digest in image.order for image in self.chosen)]
@@ -2587,10 +2589,10 @@ class Repository:
 
 @functools.lru_cache(1024)
 def engine_name(agent: str) -> str:
-    """Whose store a pull fills, and what is the same for all its requests: the user agent.
+    """The name of the engine, with a store of its own, that a user agent speaks for.
 
-    But docker's names who asked the engine, such as compose; and with the containerd image store
-    `docker build` asks for manifest and config as buildkit, and for layers as containerd.
+    As a rule the agent; docker's without whom it works for, such as compose. With the containerd
+    image store docker asks under its own name, as buildkit and as containerd: all are containerd.
     """
     agent = agent.partition(" UpstreamClient(")[0]
     shared = agent.startswith(("buildkit/", "containerd/")) or " containerd-client/" in agent
@@ -2762,13 +2764,6 @@ class Conversation:
             return itertools.islice(reversed(users.get(request.user, {})), MAX_CANDIDATES)
         return self.latest_of(request.client)
 
-    def _newest_of_one(self, request: Request) -> Optional[Pull]:
-        """The newest of `_latest`, unless these may be of several users."""
-        users = self._clients.get(request.client, {})
-        if request.user_known:
-            return next(reversed(users.get(request.user, {})), None)
-        return next(reversed(next(iter(users.values()))), None) if len(users) == 1 else None
-
     def latest_of(self, client: str) -> Iterator[Pull]:
         """The latest pulls of each of a client's users."""
         users = self._clients.get(client, {})
@@ -2798,10 +2793,11 @@ class Conversation:
         return None
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
-        usual = self._newest_of_one(request)
-        if usual and usual.started <= request.place[0] and request.digest not in usual.asked and (
-                usual.contains(request.digest) == 2):
-            return usual  # as all of the following would find, in a tenth of the time
+        if request.user_known or len(self._clients.get(request.client, ())) == 1:
+            newest = next(self._latest(request), None)
+            if newest and newest.started <= request.place[0] and (
+                    request.digest not in newest.asked and newest.contains(request.digest) == 2):
+                return newest  # as all of the following would find, in a tenth of the time
         own = self._best(request, self._latest(request))
         anew = own.asked_anew(request) if own else None
         if own and own.lacks(request) and anew is None:
@@ -3200,8 +3196,7 @@ def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, i
     previous, moment = None, 0.0
     for fact in record:
         if previous:
-            moment = previous.time if previous.time <= fact.time else (
-                min(previous.time, max(fact.time, moment) + 60))
+            moment = min(previous.time, max(fact.time, moment) + 60)
             yield moment, number, previous
         previous = fact
     if previous:
