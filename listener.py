@@ -169,6 +169,7 @@ def host(address: str) -> str:
     return address.rpartition(":")[0] if address.count(":") == 1 else address
 
 
+END_OF_TIME = 253402300800  # the year 10,000, which has no RFC 3339 time
 _TIME = re.compile(r"(.{16}):([0-6][0-9](?:\.[0-9]+)?)(Z|[+-][0-9]{2}:[0-9]{2})")
 
 
@@ -186,7 +187,10 @@ def seconds(stamp: str) -> float:
     if not found:
         raise ValueError(f"{stamp} is no RFC 3339 time")
     minute, second, zone = found.groups()
-    return _minute(minute, zone) + float(second)
+    at = _minute(minute, zone) + float(second)
+    if at >= END_OF_TIME:
+        raise ValueError(f"{stamp} is later than can be")
+    return at
 
 
 def rfc3339(at: float) -> Optional[str]:
@@ -2162,10 +2166,10 @@ class Pull:
             names.add(one.digest)
             first = number if self.asked[one.digest].count > 1 else first
         begin = (*self.requests[first:], request)[0].time
-        if any(one.ended is None or one.ended > begin for one in self.requests[:first]
-               if not one.manifest):
+        before = [one for one in self.requests[:first] if not one.manifest]
+        if all(one.digest == request.digest for one in before) or any(
+                one.ended is None or one.ended > begin for one in before):
             return None
-        self.asked[request.digest].is_followed = True
         return self.requests[first:]
 
     @staticmethod
@@ -2621,6 +2625,7 @@ class Conversation:
         self._clients: Dict[str, Dict[Optional[str], Dict[Pull, None]]] = {}
         self._unsettled: Optional[Place] = None  # the first whose request is in no pull yet
         self._begun: Dict[str, Pull] = {}  # pulls without requests, by that which began them
+        self._parted: Dict[Pull, None] = {}  # those that have lost requests, which nobody knows yet
         self._number = itertools.count()
 
     def add(self, request: Request) -> Optional[Pull]:
@@ -2630,7 +2635,9 @@ class Conversation:
         if not self.requests or place > self.requests[-1]:
             self.requests.append((*place, request))
             if self._unsettled is None:
-                return self._join(request)
+                pull = self._join(request)
+                if not self._parted:
+                    return pull
         else:
             bisect.insort(self.requests, (*place, request))
         self._unsettle(place)
@@ -2676,7 +2683,9 @@ class Conversation:
         for request in later:
             request.pull = None
         touched.update({self._join(request): None for request in later})
+        touched.update(self._parted)
         touched.update(dict.fromkeys(self._begun.values()))  # which are no pulls any more
+        self._parted.clear()
         self._begun.clear()
         return touched, steps
 
@@ -2729,32 +2738,36 @@ class Conversation:
     def _join(self, request: Request) -> Pull:
         pull = (self._pull_for_manifest if request.manifest else self._pull_for_blob)(request)
         if pull is None:
-            pull = self._begin(request)
+            pull = self._begin(self._user_of(request), request)
         pull.add(request)
         return pull
 
-    def _begin(self, *requests: Request) -> Pull:
-        """The pull that begins with these REQUESTS; they are not added to it.
+    def _user_of(self, request: Request) -> Optional[str]:
+        """Who made a request; as long as nobody has told, who asked for the same blob before."""
+        if request.user_known:
+            return request.user
+        return next((pull.user for pull in self.latest_askers(request.digest)
+                     if pull.client == request.client), None)
 
-        If nobody knows yet whose they are, it is the user's who asked for that blob before.
-        """
+    def _begin(self, user: Optional[str], *requests: Request) -> Pull:
+        """The pull of USER that begins with these REQUESTS; they are not added to it."""
         first = requests[0]
         begun = next((request.id for request in requests if request.id in self._begun), None)
-        pull = self._begun.pop(begun) if begun else Pull(self, first)
-        pull.client, pull.user, pull.agent = first.client, first.user, first.agent
-        if not first.user_known and not first.manifest:
-            pull.user = next((other.user for other in self.latest_askers(first.digest)
-                              if other.client == first.client), None)
+        pull = Pull(self, first) if begun is None else self._begun.pop(begun)
+        pull.client, pull.user, pull.agent = first.client, user, first.agent
         self._put_in(pull)
         return pull
 
     def _part(self, pull: Pull, moved: List[Request], request: Request) -> Pull:
         """Begin another pull with what is MOVED from this one, for a REQUEST to be added."""
-        another = self._begin(*moved, request)
+        first = (*moved, request)[0]
+        another = self._begin(first.user if first.user_known else pull.user, *moved, request)
         if moved:
-            self._clear(pull, before=moved[0].place)
+            self._clear(pull, before=first.place)
             for one in moved:
                 another.add(one)
+            self._parted[pull] = None
+        pull.asked[request.digest].is_followed = True
         return another
 
     def _latest(self, request: Request) -> Iterator[Pull]:

@@ -51,8 +51,8 @@ def test_repository_of_any_name(repository):
         (f"{repository}:1", "complete")]
 
 
-# What a pull-through cache says when its client leaves in the middle of a blob, by http/1 and 2; and
-# what it says when it cannot read from the registry behind it.
+# What a pull-through cache says when its client leaves in the middle of a blob, by http/1 and 2;
+# and what it says when it cannot read from the registry behind it.
 @pytest.mark.parametrize("detail, left", [
     ("write tcp 10.0.0.1:5000->10.0.0.2:54992: write: broken pipe", True),
     ("write tcp 10.0.0.1:5000->10.0.0.2:54992: write: connection timed out", True),
@@ -65,3 +65,11 @@ def test_an_error_that_the_client_made_by_leaving(detail, left):
                     f' err.detail="{detail}" http.response.duration=1s http.response.status=500 '
                     "http.response.written=5000")
     assert listener.line_fact(line).client_left == left
+
+
+@pytest.mark.parametrize("late", ["9999-12-31T23:59:69.0Z", "9999-12-31T23:59:00.5-23:59"])
+def test_a_time_after_all_that_can_be_written_is_none(late):
+    line = FOO.line(START, "1", digest_of("x"), "response completed",
+                    " http.response.duration=1s http.response.status=200 http.response.written=5")
+    with pytest.raises(ValueError):
+        listener.line_fact(line.replace(stamp(START), late))
