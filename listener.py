@@ -1741,9 +1741,9 @@ MAX_ERROR_BODY = 1000  # bytes; a registry's error is shorter, and counts as wri
 MAX_PARTED = 500  # requests of a pull that may be parted in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
-EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
-    "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
-    "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
+# Bytes of a layer that is an archive of nothing, gzipped or by zstd: any image may have brought it.
+# One with a file in it has 57 at least.
+MAX_EMPTY_LAYER = 45
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 
@@ -2401,7 +2401,8 @@ class Pull:
         if not layers <= image.repeated.keys() and not self.agent.startswith("buildkit/"):
             first = min(image.repeated.get(digest, image.order[digest]) for digest in layers)
         missing = [digest for digest, place in image.order.items() if place >= first
-                   and digest not in self.asked and digest not in EMPTY_LAYERS]
+                   and digest not in self.asked
+                   and not 0 < image.blobs[digest] <= MAX_EMPTY_LAYER]
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
         if image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES:
             missing.append(image.config)

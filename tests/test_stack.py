@@ -408,8 +408,12 @@ def test_the_page_shows_a_pull_while_it_runs_and_how_it_ended(stack, image, slow
 
 @pytest.mark.docker
 def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slow_link):
-    """An engine fetches three layers at once: the second image's wait, and are never asked for."""
-    names = [image(12_000_000, 12_000_000, 12_000_000), image(1000, 2000, 3000, 4000, 5000)]
+    """An engine fetches three layers at once: the second image's wait.
+
+    docker 20.10 sees that its user is gone when it begins to fetch the next layer, and may have
+    asked for all of them by then. They are so large that they cannot all have come.
+    """
+    names = [image(12_000_000, 12_000_000, 12_000_000), image(*[1_000_000] * 5)]
     for name in names:
         stack.docker("foo", "push", name)
         stack.blobs_pushed(name)
@@ -429,7 +433,8 @@ def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slo
     until(lambda: stack.says(first, "complete"), lambda: stack.console[-3000:])
     assert not stack.says(second, "complete"), stack.console[-5000:]
     assert [pull["verdict"] for pull in pulls_later(stack.log, first)] == ["complete"]
-    assert [pull["verdict"] for pull in pulls_later(stack.log, second)] == ["unknown"]
+    rest, = pulls_later(stack.log, second)
+    assert rest["verdict"] in ("unknown", "interrupted"), rest
 
 
 @pytest.mark.docker
