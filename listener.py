@@ -2832,19 +2832,20 @@ class Conversation:
         for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
-        newest: Dict[Optional[str], Pull] = {}  # of each user
+        newest: Dict[Any, Pull] = {}  # of each user, of those that had begun and of those that had not
         digest, order = request.digest, request.place[0]
         for pull in pulls:
             if request.user_known and pull.user != request.user or pull.started - SLACK > order:
                 continue
-            is_newest = newest.setdefault(pull.user, pull) is pull
+            had_begun = pull.started <= order
+            last = newest.setdefault((pull.user, had_begun), pull)
             contains = pull.contains(digest)
             if not contains or not pull.is_active(order) and (
-                    contains == 1 or not is_newest or pull.may_have(digest)):
+                    contains == 1 or pull is not last or pull.may_have(digest)):
                 continue
             fetches = pull.is_fetching(request)
-            rank = (contains == 2, fetches or pull.is_missing(digest), pull.started <= order,
-                    not fetches and (is_newest or pull.goes_on_beside(newest[pull.user])))
+            rank = (contains == 2, fetches or pull.is_missing(digest), had_begun,
+                    not fetches and (pull is last or pull.goes_on_beside(last)))
             if request.user_known and all(rank):
                 return pull
             if pull.user not in best or rank > best[pull.user][0]:
