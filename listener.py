@@ -2178,10 +2178,13 @@ class Pull:
         return request.digest, request.method, request.method == "HEAD" and bool(request.tag)
 
     def _has_child(self, request: Request) -> bool:
-        """Whether a request is for a manifest in the index.
+        """Whether a request is for a manifest in the index, that the pull may ask for.
 
-        If nothing tells which those are, the first that is asked for at once is taken for one.
+        docker takes one platform. If nothing tells which manifests are in the index, the first that
+        is asked for at once is taken for one.
         """
+        if self.images and self.conversation.key[1].startswith("docker/"):
+            return request.digest in self.images
         if self.index and not self.children:
             return request.digest in self.images or not self.images and (
                 request.time - self.manifests[-1].time <= SLACK)
@@ -4808,9 +4811,10 @@ _WITHOUT_TIME = re.compile(rb"(?:INFO|WARN|ERRO|DEBU)(?:\x1b\[0m)?\[\d{4}\]")
 def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
     """The lines of a registry's log; NOTES gets a sentence if none can tell of a request."""
     number, found, without_time = 0, False, False
+    name = "standard input" if path == "-" else path
     for line in read_lines(path):
         if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            notes.append(f"{path} is UTF-16, as PowerShell's > writes it: convert it with "
+            notes.append(f"{name} is UTF-16, as PowerShell's > writes it: convert it with "
                          f"iconv -f UTF-16 -t UTF-8 {path}")
             return
         number += 1
@@ -4819,12 +4823,14 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
             found = b"http.request." in line and not without_time
         yield line
     if without_time and not found:
-        notes.append(f"{path} was written for a terminal, without the time of day: run the "
+        notes.append(f"{name} was written for a terminal, without the time of day: run the "
                      "registry without one (no docker run -t, no tty: true), or with "
                      "log: formatter: json")
     elif number and not found:
-        notes.append(f"{path}: none of its {counted(number, 'line')} tells of a request: is it the "
-                     "registry's log, with log: level: info?")
+        text = plain(mask_secrets(line[:MAX_TEXT].decode("utf-8", "replace").strip()))
+        notes.append(f"{name}: none of its {counted(number, 'line')} tells of a request" + (
+            f", but says: {text}" if number == 1 else
+            ": is it the registry's log, with log: level: info?"))
 
 
 def read_all(paths: List[str], parse: Parse, counts: collections.Counter,

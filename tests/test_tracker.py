@@ -4,7 +4,7 @@ import pytest
 
 from support import listener
 from support.traffic import (BIG, CONFIG, DOCKER_MANIFEST, FIRST, FOO, IMAGE, SECOND, START, Client,
-                             Image, Index, Life, cut_at, registry_started, stamp)
+                             Image, Index, Life, cut_at, digest_of, registry_started, stamp)
 
 
 # ------------------------------------------------------------------------------------ the verdicts
@@ -232,19 +232,22 @@ def test_index_alone():
     assert (pull["digest"], pull["size"], pull["layers"], pull["image_id"]) == (None,) * 4
 
 
-def test_all_platforms_of_an_index():
-    """`skopeo copy --all`: a manifest after the other, by one client."""
-    images = [Image(name, sizes=(500, 7000 + number)) for number, name in enumerate("abc")]
-    facts = [FOO.manifest(START, Index(*images), "GET", "1")]
+@pytest.mark.parametrize("agent, names", [
+    ("skopeo/1.9.3", ["my/app:1"]),
+    ("docker/20.10.24 go/go1.19", ["my/app:1", f"my/app@{digest_of('b')}"])])
+def test_two_platforms_of_an_index(agent, names):
+    """`skopeo copy --all` takes them one after the other; docker takes one, and then the other."""
+    client = Client(agent=agent)
+    images = [Image(name, sizes=(500, 7000 + number)) for number, name in enumerate("ab")]
+    facts = [client.manifest(START, Index(*images), "GET", "1")]
     for number, image in enumerate(images):
-        facts.append(FOO.manifest(START + 1 + number * 3, image))
+        facts.append(client.manifest(START + 1 + number * 5, image))
         for digest in image.sizes:
-            facts += FOO.blob(START + 2 + number * 3, image, digest)
-    life = Life(*facts).wait(31)
-    assert set(life.verdicts()) <= {"complete", "up to date"}
-    sent = sum(pull["sent"] for pull in life.pulls())
-    assert sent == sum(image.size for image in images)
-    assert life.pulls()[0]["image"] == "my/app:1"
+            facts += client.blob(START + 2 + number * 5, image, digest)
+    pulls = Life(*facts).wait(31).pulls()
+    assert [(pull["image"], pull["verdict"]) for pull in pulls] == [
+        (name, "complete") for name in names]
+    assert sum(pull["sent"] for pull in pulls) == sum(image.size for image in images)
 
 
 def test_layers_that_were_there_are_not_missed():
