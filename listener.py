@@ -2149,15 +2149,15 @@ class Pull:
         return self.is_active(request.time) and (
             self._question(request) not in self._manifests_asked)
 
-    def asked_anew(self, request: Request) -> Optional[List[Request]]:
-        """None, or, if another pull of the same image begins with REQUEST, those made just before.
+    def asked_anew(self, request: Request) -> List[Request]:
+        """The requests with which another pull of the same image begins, REQUEST the last; or none.
 
         docker that has the manifest asks for it no more, but for the config again, and at the same
         time for layers.
         """
         if not self.may_have(request.digest) or len(self.requests) > MAX_PARTED or not any(
                 image.config == request.digest for image in self._some_images()):
-            return None
+            return []
         names, first = {request.digest}, len(self.requests)
         for number in range(first - 1, max(0, first - MAX_AT_ONCE), -1):
             one = self.requests[number]
@@ -2165,12 +2165,12 @@ class Pull:
                 break
             names.add(one.digest)
             first = number if self.asked[one.digest].count > 1 else first
-        begin = (*self.requests[first:], request)[0].time
+        anew = [*self.requests[first:], request]
         before = [one for one in self.requests[:first] if not one.manifest]
         if all(one.digest == request.digest for one in before) or any(
-                one.ended is None or one.ended > begin for one in before):
-            return None
-        return self.requests[first:]
+                one.ended is None or one.ended > anew[0].time for one in before):
+            return []
+        return anew
 
     @staticmethod
     def _question(request: Request) -> Tuple[str, str, bool]:
@@ -2762,10 +2762,11 @@ class Conversation:
         self._put_in(pull)
         return pull
 
-    def _part(self, pull: Pull, moved: List[Request], request: Request) -> Pull:
-        """Begin another pull with what is MOVED from this one, for a REQUEST to be added."""
-        first = (*moved, request)[0]
-        another = self._begin(first.user if first.user_known else pull.user, *moved, request)
+    def _part(self, pull: Pull, requests: List[Request]) -> Pull:
+        """Begin another pull with REQUESTS of this one, the last of which is yet to be added."""
+        *moved, request = requests
+        first = requests[0]
+        another = self._begin(first.user if first.user_known else pull.user, *requests)
         if moved:
             self._clear(pull, before=first.place)
             for one in moved:
@@ -2816,16 +2817,16 @@ class Conversation:
                     request.digest not in newest.asked and newest.contains(request.digest) == 2):
                 return newest  # as all of the following would find, in a tenth of the time
         own = self._best(request, self._latest(request))
-        anew = own.asked_anew(request) if own else None
-        if own and own.lacks(request) and anew is None:
+        anew = own.asked_anew(request) if own else []
+        if own and own.lacks(request) and not anew:
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
             pull.contains(request.digest) == 2 and pull.lacks(request)
             and pull.is_active(request.place[0])
-            and (anew is None or pull.started <= request.place[0]))))
-        if other or anew is None:
+            and (not anew or pull.started <= request.place[0]))))
+        if other or not anew:
             return other or own
-        return self._part(own, anew, request)
+        return self._part(own, anew)
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
@@ -2835,7 +2836,7 @@ class Conversation:
         for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
-        newest: Dict[Any, Pull] = {}  # of each user, of those that had begun and of those that had not
+        newest: Dict[Any, Pull] = {}  # of each user; of those that had begun, or not
         digest, order = request.digest, request.place[0]
         for pull in pulls:
             if request.user_known and pull.user != request.user or pull.started - SLACK > order:
