@@ -270,6 +270,42 @@ def test_an_empty_layer_is_there_already(size, said):
     assert Life(*facts).wait(31).verdicts() == [said]
 
 
+@pytest.mark.parametrize("asked, verdict", [([3], "complete"), ([0, 3], "complete"),
+                                            ([0], "unknown"), ([0, 2], "unknown")])
+def test_a_layer_that_is_in_the_list_twice(asked, verdict):
+    """Asked for, it may be as the last one: it does not tell that those before it were missing."""
+    image = Image(sizes=(500, 1000, 2000, 3000, 4000, 5000))
+    facts = [FOO.manifest(START, image, "GET", "1"), *FOO.blob(START + 1, image, CONFIG)]
+    for number in asked:
+        facts += FOO.blob(START + 1, image, image.layers[number])
+    twice = [fact._replace(references=tuple(
+        (image.layers[0], 1000, kind) if digest == image.layers[4] else (digest, size, kind)
+        for digest, size, kind in fact.references)) for fact in facts]
+    assert Life(*twice).wait(40).verdicts() == [verdict]
+
+
+def test_a_pull_that_loses_a_layer_to_the_next_is_said_to_be_interrupted_again():
+    """docker asks for a layer, and the config after it tells that another pull has begun."""
+    facts = [*FOO.asks(START, IMAGE), *FOO.blob(START + .2, IMAGE, CONFIG),
+             *FOO.blob(START + .2, IMAGE, FIRST), *FOO.blob(START + .2, IMAGE, SECOND, 1000)]
+    again = [*FOO.blob(START + 45, IMAGE, SECOND, took=.3),
+             *FOO.blob(START + 46.5, IMAGE, CONFIG, took=.1)]
+    life = Life(*facts).feed(*again).wait(60)
+    assert life.verdicts() == ["interrupted", "complete"]
+    assert [verdict for _, what, image, verdict in life.said
+            if what == "ended" and image == "my/app:1"][-1] == "interrupted"
+    life.wait(8000)
+    assert life.verdicts() == ["interrupted", "complete"]
+
+
+def test_a_config_that_is_asked_for_twice_before_any_layer_begins_no_pull():
+    facts = [*FOO.asks(START, IMAGE), *FOO.blob(START + .2, IMAGE, CONFIG, took=.1),
+             *FOO.blob(START + .6, IMAGE, CONFIG, took=.1), *FOO.blob(START + .8, IMAGE, FIRST),
+             *FOO.blob(START + .8, IMAGE, SECOND)]
+    pull = Life(*facts).wait(60).pull()
+    assert (pull["image"], pull["verdict"]) == ("my/app:1", "complete")
+
+
 def test_all_layers_but_no_config_is_unknown():
     """skopeo asks for the config last."""
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, FIRST),
