@@ -1741,9 +1741,9 @@ MAX_ERROR_BODY = 1000  # bytes; a registry's error is shorter, and counts as wri
 MAX_PARTED = 500  # requests of a pull that may be parted in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
-# Bytes of a layer that is an archive of nothing, gzipped or by zstd: any image may have brought it.
-# One with a file in it has 57 at least.
-MAX_EMPTY_LAYER = 45
+EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
+    "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
+    "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 
@@ -2150,7 +2150,7 @@ class Pull:
             self._question(request) not in self._manifests_asked)
 
     def asked_anew(self, request: Request) -> List[Request]:
-        """The requests with which another pull of the same image begins, REQUEST the last; or none.
+        """The requests, up to REQUEST, with which another pull of the same image begins; or none.
 
         docker that has the manifest asks for it no more, but for the config again, and at the same
         time for layers.
@@ -2178,13 +2178,10 @@ class Pull:
         return request.digest, request.method, request.method == "HEAD" and bool(request.tag)
 
     def _has_child(self, request: Request) -> bool:
-        """Whether a request is for a manifest in the index, that the pull may ask for.
+        """Whether a request is for a manifest in the index.
 
-        docker takes one platform. If nothing tells which manifests are in the index, the first that
-        is asked for at once is taken for one.
+        If nothing tells which those are, the first that is asked for at once is taken for one.
         """
-        if self.images and self.conversation.key[1].startswith("docker/"):
-            return request.digest in self.images
         if self.index and not self.children:
             return request.digest in self.images or not self.images and (
                 request.time - self.manifests[-1].time <= SLACK)
@@ -2404,8 +2401,7 @@ class Pull:
         if not layers <= image.repeated.keys() and not self.agent.startswith("buildkit/"):
             first = min(image.repeated.get(digest, image.order[digest]) for digest in layers)
         missing = [digest for digest, place in image.order.items() if place >= first
-                   and digest not in self.asked
-                   and not 0 < image.blobs[digest] <= MAX_EMPTY_LAYER]
+                   and digest not in self.asked and digest not in EMPTY_LAYERS]
         # Every image has a config of its own that its client needs; an artifact's may be nothing.
         if image.config not in self.asked and image.config_type in IMAGE_CONFIG_TYPES:
             missing.append(image.config)
@@ -2763,7 +2759,7 @@ class Conversation:
         return pull
 
     def _part(self, pull: Pull, requests: List[Request]) -> Pull:
-        """Begin another pull with REQUESTS of this one, the last of which is yet to be added."""
+        """Begin another pull with REQUESTS, of PULL but for the last, which is yet to be added."""
         *moved, request = requests
         first = requests[0]
         another = self._begin(first.user if first.user_known else pull.user, *requests)
@@ -2836,16 +2832,18 @@ class Conversation:
         for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
-        newest: Dict[Any, Pull] = {}  # of each user; of those that had begun, or not
+        newest: Dict[Optional[str], Pull] = {}  # of each user
+        newest_begun: Dict[Optional[str], Pull] = {}  # of those that began before the request
         digest, order = request.digest, request.place[0]
         for pull in pulls:
             if request.user_known and pull.user != request.user or pull.started - SLACK > order:
                 continue
+            is_newest = newest.setdefault(pull.user, pull) is pull
             had_begun = pull.started <= order
-            last = newest.setdefault((pull.user, had_begun), pull)
+            last = newest_begun.setdefault(pull.user, pull) if had_begun else newest[pull.user]
             contains = pull.contains(digest)
             if not contains or not pull.is_active(order) and (
-                    contains == 1 or pull is not last or pull.may_have(digest)):
+                    contains == 1 or not is_newest or pull.may_have(digest)):
                 continue
             fetches = pull.is_fetching(request)
             rank = (contains == 2, fetches or pull.is_missing(digest), had_begun,
@@ -4828,10 +4826,10 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
                      "registry without one (no docker run -t, no tty: true), or with "
                      "log: formatter: json")
     elif number and not found:
-        text = plain(mask_secrets(line[:MAX_TEXT].decode("utf-8", "replace").strip()))
-        notes.append(f"{name}: none of its {counted(number, 'line')} tells of a request" + (
-            f", but says: {text}" if number == 1 else
-            ": is it the registry's log, with log: level: info?"))
+        text = mask_secrets(line[:MAX_LINE].decode("utf-8", "replace").strip(" \t\r\n\0"))
+        notes.append(f"{name}: none of its {counted(number, 'line')} tells of a request: is it the "
+                     "registry's log, with log: level: info?" + (
+                         f" It says: {plain(text[:MAX_URL])}" if number == 1 and text else ""))
 
 
 def read_all(paths: List[str], parse: Parse, counts: collections.Counter,

@@ -339,8 +339,8 @@ def test_check_says_that_the_same_event_comes_again(tmp_path):
 @pytest.mark.parametrize("lines, finding", [
     (None, "No line of the registry's log arrives, so pulls end as unknown"),
     ("a line of another program\n",
-     "Pulls end as unknown: standard input: none of its 1 line tells of a request, but says: a "
-     "line of another program"),
+     "Pulls end as unknown: standard input: none of its 1 line tells of a request: is it the "
+     "registry's log, with log: level: info? It says: a line of another program"),
 ])
 def test_check_says_that_verdicts_are_unknown(tmp_path, lines, finding):
     options = ["--registry-log", "-"] if lines else []

@@ -411,7 +411,7 @@ def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slo
     """An engine fetches three layers at once: the second image's wait.
 
     docker 20.10 sees that its user is gone when it begins to fetch the next layer, and may have
-    asked for all of them by then. They are so large that they cannot all have come.
+    asked for all others by then: five layers that are too large to have come all the same.
     """
     names = [image(12_000_000, 12_000_000, 12_000_000), image(*[1_000_000] * 5)]
     for name in names:
