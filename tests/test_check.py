@@ -341,6 +341,8 @@ def test_check_says_that_the_same_event_comes_again(tmp_path):
     ("a line of another program\n",
      "Pulls end as unknown: standard input: none of its 1 line tells of a request: is it the "
      "registry's log, with log: level: info? It says: a line of another program"),
+    (f"{'x' * 190} https://foo:{'s3cret' * 200}@r:5000 is down\n",
+     f"It says: {'x' * 190} https://*\n"),
 ])
 def test_check_says_that_verdicts_are_unknown(tmp_path, lines, finding):
     options = ["--registry-log", "-"] if lines else []
