@@ -411,9 +411,9 @@ def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slo
     """An engine fetches three layers at once: the second image's wait.
 
     docker 20.10 sees that its user is gone when it begins to fetch the next layer, and may have
-    asked for all others by then: five layers that are too large to have come all the same.
+    asked for all others by then: they are so large that each takes a second or more.
     """
-    names = [image(12_000_000, 12_000_000, 12_000_000), image(*[1_000_000] * 5)]
+    names = [image(12_000_000, 12_000_000, 12_000_000), image(*[4_000_000] * 5)]
     for name in names:
         stack.docker("foo", "push", name)
         stack.blobs_pushed(name)
@@ -433,8 +433,7 @@ def test_a_pull_that_is_interrupted_while_it_waits_for_another(stack, image, slo
     until(lambda: stack.says(first, "complete"), lambda: stack.console[-3000:])
     assert not stack.says(second, "complete"), stack.console[-5000:]
     assert [pull["verdict"] for pull in pulls_later(stack.log, first)] == ["complete"]
-    rest, = pulls_later(stack.log, second)
-    assert rest["verdict"] in ("unknown", "interrupted"), rest
+    assert [pull["verdict"] for pull in pulls_later(stack.log, second)] == ["interrupted"]
 
 
 @pytest.mark.docker

@@ -103,6 +103,7 @@ def moved(fact, by):
 
 # A client's pulls of a repository that begin within a second of each other.
 CLOSE = {"again_after_whole_in_flight_docker26-cache3",
+         "build_two_platforms_interrupted_after_question_buildkit021-registry3",
          "compose_and_docker_at_once_docker26gd-registry2",
          "interrupted_then_by_digest_noauth_docker-registry3",
          "wrong_platform_inferred_docker26c-registry3"}
