@@ -2827,9 +2827,10 @@ class Conversation:
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
 
-        Of those that go on at once, as of two machines behind NAT, it is one that is not fetching
-        the blob already. Without a user there is a newest pull of each user: the one that has asked
-        for the blob least often is taken.
+        One that may be over goes on only if none is newer. Of those that had begun when the blob
+        was asked for, the newest goes first; of those that go on at once, as of two machines behind
+        NAT, one that is not fetching the blob already. Without a user there is a newest pull of
+        each user: the one that has asked for the blob least often is taken.
         """
         best: Dict[Optional[str], Tuple] = {}
         newest: Dict[Optional[str], Pull] = {}  # of each user
@@ -5291,8 +5292,8 @@ def check(options: argparse.Namespace) -> int:
             problem = error
     findings = [*trouble.standing(now), *debug]
     if events.events or not trouble.cannot_send:
-        findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
+        findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
     for finding in dict.fromkeys(findings):
         print(f"{plain(finding[:1].upper() + finding[1:])}\n")
     arrived = events.text(now) + (f" ({missing[0]} is not there)" if missing else "")

@@ -350,6 +350,13 @@ def test_check_says_that_verdicts_are_unknown(tmp_path, lines, finding):
     assert status == 1 and finding in out
 
 
+def test_what_is_wrong_with_the_log_that_was_given_comes_before_what_it_does_not_tell(tmp_path):
+    """Of `docker logs` with a misspelt container, docker's own words."""
+    said = b"Error response from daemon: No such container: regstry\n"
+    status, out, _ = run(tmp_path, "check", "--registry-log", "-", given=said)
+    assert status == 1 and out.index("No such container: regstry") < out.index("No event has")
+
+
 @pytest.mark.parametrize("registry", [2, 3])
 def test_check_says_that_the_storage_sends_the_bytes(tmp_path, registry):
     name = RECORDINGS / f"docker_complete-registry{registry}_redirect"
