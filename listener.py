@@ -1744,6 +1744,9 @@ PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a m
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
     "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
     "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
+# Agents of clients that ask for no manifest but of an image that they take.
+TAKE_WHAT_THEY_ASK_FOR = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry/",
+                          "regclient/", "oras")
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 
@@ -2198,7 +2201,7 @@ class Pull:
         if self._chosen is None:
             left = set(self.asked)
             self._chosen, images = [], list(self._some_images())
-            if len(images) > 1:
+            if len(images) > 1 and not self.agent.startswith(TAKE_WHAT_THEY_ASK_FOR):
                 images.sort(key=lambda image: -len(left.intersection(image.order)))
                 for image in images:
                     if left.intersection(image.order):
@@ -2308,13 +2311,15 @@ class Pull:
     def _brought(self, digest: str, requests: BlobRequests) -> Optional[int]:
         """Bytes of a blob that earlier pulls brought; None where nobody can know.
 
-        containerd keeps what an interrupted pull brought, and the next asks for the rest only. A
-        Range request that goes on with nothing is for a part on purpose.
+        containerd keeps what an interrupted pull brought, and the next asks for the rest only: so
+        this goes back from pull to pull, until one that asked from the first byte on. Of a Range
+        request that goes on with nothing, nobody knows what for, unless its client asks for
+        everything by Range.
         """
         brought, pull = 0, self
         for _ in range(MAX_CANDIDATES):
             if requests.whole or not requests.answers:
-                break
+                break  # from the first byte on
             earlier = pull._earlier(digest)
             if earlier is None:
                 return brought if pull._takes_ranges else None
