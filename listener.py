@@ -1744,9 +1744,9 @@ PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a m
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
     "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
     "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
-# Agents of clients that ask for no manifest but of an image that they take.
-TAKE_WHAT_THEY_ASK_FOR = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry/",
-                          "regclient/", "oras")
+# Agents of clients that ask for no config but of an image whose layers they want.
+COPIERS = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry/", "regclient/",
+           "oras")
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 
@@ -2194,22 +2194,24 @@ class Pull:
 
     @property
     def chosen(self) -> List[Manifest]:
-        """The images whose layers the client takes.
+        """The images whose layers the client takes."""
+        if self._chosen is None:
+            images = list(self._some_images())
+            self._chosen = self._taken_of(images) if len(images) > 1 else images
+        return self._chosen
+
+    def _taken_of(self, images: List[Manifest]) -> List[Manifest]:
+        """Of several images those that the client takes, as it has asked for some of their parts.
 
         containerd asks for the manifests and configs of all platforms, and takes one.
         """
-        if self._chosen is None:
-            left = set(self.asked)
-            self._chosen, images = [], list(self._some_images())
-            if len(images) > 1 and not self.agent.startswith(TAKE_WHAT_THEY_ASK_FOR):
-                images.sort(key=lambda image: -len(left.intersection(image.order)))
-                for image in images:
-                    if left.intersection(image.order):
-                        left.difference_update(image.order)
-                        self._chosen.append(image)
-            else:
-                self._chosen = images
-        return self._chosen
+        copies, left, taken = self.agent.startswith(COPIERS), set(self.asked), []
+        parts = {image: (image.blobs or {}) if copies else image.order for image in images}
+        for image in sorted(images, key=lambda image: -len(left.intersection(parts[image]))):
+            if left.intersection(parts[image]):
+                left.difference_update(parts[image])
+                taken.append(image)
+        return taken
 
     @property
     def blobs(self) -> Optional[Dict[str, int]]:
