@@ -143,6 +143,26 @@ def test_blob_that_was_refused(status):
     assert (life.pull()["verdict"], life.pull()["error"]) == ("complete", None)
 
 
+@pytest.mark.parametrize("status, size, written, verdict", [
+    (500, BIG, BIG, "complete"), (404, BIG, BIG, "failed"), (500, 90, 120, "failed")])
+def test_an_error_that_came_after_all_had_been_written(status, size, written, verdict):
+    """But if the layer is small, it may be the error itself that was written."""
+    image = Image(sizes=(500, 1000, size))
+    life = Life(*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config),
+                *FOO.blob(START + 1, image, image.layers[0]),
+                *FOO.blob(START + 1, image, image.layers[1], written, status)).wait(31)
+    assert life.verdicts() == [verdict]
+
+
+@pytest.mark.parametrize("client_left, verdict", [(True, "interrupted"), (False, "failed")])
+def test_nothing_of_a_layer_was_sent(client_left, verdict):
+    """The client was gone before the first byte; or the layer's file is."""
+    facts = [*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
+             *FOO.blob(START + 1, IMAGE, SECOND, 0)]
+    facts[-1] = facts[-1]._replace(client_left=client_left)
+    assert Life(*facts).wait(31).verdicts() == [verdict]
+
+
 def test_what_follows_the_end_is_no_refusal():
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
                 *FOO.blob(START + 1, IMAGE, SECOND, 80, 416)).wait(31)
@@ -182,6 +202,11 @@ def test_another_tag_of_the_same_image_is_another_pull():
     assert [pull["image"] for pull in life.pulls()] == ["my/app:1", "my/app:latest"]
 
 
+def test_a_question_about_one_tag_is_not_a_pull_by_another():
+    life = Life(FOO.manifest(START, IMAGE, "HEAD", "1"), FOO.manifest(START + 5, IMAGE, "GET", "2"))
+    assert [pull["image"] for pull in life.pulls()] == ["my/app:1", "my/app:2"]
+
+
 @pytest.mark.parametrize("change", [{"user": "bar"}, {"host": "172.18.0.2"}, {"agent": "podman/4"},
                                     {"repository": "my/other"}, {"user": None}])
 def test_another_client_is_another_pull(change):
@@ -198,6 +223,21 @@ def test_client_with_two_addresses():
              *other.blob(START + 0.4, IMAGE, SECOND, 10)]
     pull = Life(*facts).wait(31).pull()
     assert (pull["image"], pull["verdict"], pull["requested"]) == ("my/app:1", "interrupted", 3)
+
+
+@pytest.mark.parametrize("change, later", [({"user": "bar"}, 6), ({}, 60)])
+def test_a_layer_for_another_address_that_is_not_of_the_same_pull(change, later):
+    """Another user asks for it, or the pull that lacks it is long over."""
+    other = Client(host="2001:db8::2", **change)
+    life = Life(*cut_at(START + 5), *other.blob(START + later, IMAGE, SECOND)).wait(31)
+    assert life.verdicts()[0] == "interrupted"
+
+
+def test_another_user_at_another_address_goes_not_on_with_a_pull():
+    other = Client(user="bar", host="2001:db8::2")
+    life = Life(FOO.manifest(START, IMAGE, "HEAD", "1"), other.manifest(START + 0.1, IMAGE))
+    assert [(pull["user"], pull["image"]) for pull in life.pulls()] == [
+        ("foo", "my/app:1"), ("bar", f"my/app@{IMAGE.digest}")]
 
 
 @pytest.mark.parametrize("oci", [False, True], ids=["docker", "oci"])
@@ -253,6 +293,18 @@ def test_layers_that_were_there_are_not_missed():
     pull = life.pull()
     assert (pull["verdict"], pull["requested"]) == ("complete", 2)
     assert pull["sent"] == IMAGE.size - IMAGE.sizes[FIRST]
+
+
+@pytest.mark.parametrize("media_type", [
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"])
+def test_layers_that_come_from_elsewhere_are_not_missed(media_type):
+    """Those of Windows: the registry is not asked for them."""
+    image = Image(sizes=(500, 1_000_000, 2_000_000))
+    image.references[2]["mediaType"] = media_type
+    life = Life(*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config),
+                *FOO.blob(START + 1, image, image.layers[0])).wait(31)
+    assert life.verdicts() == ["complete"]
 
 
 def test_the_empty_layer_is_there_already():
@@ -485,6 +537,24 @@ def test_next_pull_goes_on_where_the_last_was_cut():
     assert life.verdicts() == ["interrupted", "interrupted"]
 
 
+def test_next_pull_goes_on_where_nobody_knows_how_much_there_was():
+    """The line at the end of the first one's layer is lost."""
+    rest = BIG - BIG // 4
+    first = [fact for fact in cut_at(START + 5) if fact.written != BIG // 4]
+    life = Life(*first, *FOO.asks(START + 20, IMAGE),
+                *FOO.blob(START + 21, IMAGE, SECOND, rest, 206)).wait(31)
+    assert life.verdicts() == ["unknown", "unknown"]
+
+
+def test_several_ranges_in_one_answer():
+    """With what parts it from the next: nobody knows how much of the layer that is."""
+    facts = [*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG, status=206),
+             *FOO.blob(START + 1, IMAGE, SECOND, BIG // 2, 206)]
+    assert Life(*facts).wait(31).verdicts() == ["interrupted"]
+    facts[-1] = facts[-1]._replace(in_parts=True)
+    assert Life(*facts).wait(31).verdicts() == ["unknown"]
+
+
 def test_ranges_after_a_whole_pull():
     """The image was removed since: nothing of it is there any more, and all answers are 206."""
     def ranges(at, number):
@@ -577,6 +647,20 @@ def test_two_images_by_one_client_at_once():
     pulls = Life(*facts).wait(31).pulls()
     assert [(pull["image"], pull["verdict"], pull["sent"]) for pull in pulls] == [
         ("my/app:1", "complete", IMAGE.size), ("my/app:2", "interrupted", other.size - 1500)]
+
+
+def test_a_pull_that_waits_behind_another_of_its_engine_has_not_ended():
+    """docker fetches three layers at a time: while one image's come, another's wait for minutes."""
+    big = Client(repository="big/app")
+    facts = [*big.asks(START, IMAGE), *big.blob(START + 0.2, IMAGE, CONFIG),
+             *big.blob(START + 0.3, IMAGE, FIRST, took=90),
+             *big.blob(START + 0.3, IMAGE, SECOND, took=150),
+             *FOO.asks(START + 1, IMAGE), *FOO.blob(START + 1.2, IMAGE, CONFIG),
+             *FOO.blob(START + 155, IMAGE, FIRST), *FOO.blob(START + 155, IMAGE, SECOND)]
+    life = Life(*facts).wait(31)
+    assert [(what, image, verdict) for _, what, image, verdict in life.said] == [
+        ("started", "big/app:1", "running"), ("started", "my/app:1", "running"),
+        ("ended", "big/app:1", "complete"), ("ended", "my/app:1", "complete")]
 
 
 def test_shared_layer_goes_to_the_newest_that_lacks_it():
