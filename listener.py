@@ -1744,7 +1744,8 @@ PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a m
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
     "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
     "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
-# Agents of clients that ask for no config but of an image whose layers they want.
+# How the agents begin of clients that, of several platforms, ask only for the configs of those that
+# they take. (oras names its library as well: oras-go.)
 COPIERS = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry/", "regclient/",
            "oras")
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
@@ -2201,9 +2202,10 @@ class Pull:
         return self._chosen
 
     def _taken_of(self, images: List[Manifest]) -> List[Manifest]:
-        """Of several images those that the client takes, as it has asked for some of their parts.
+        """Of several images those that the client takes: those of which it asked for a layer.
 
-        containerd asks for the manifests and configs of all platforms, and takes one.
+        Of a copier, also those of which it asked for the config alone; containerd asks for the
+        manifests and configs of all platforms, and takes one.
         """
         copies, left, taken = self.agent.startswith(COPIERS), set(self.asked), []
         parts = {image: (image.blobs or {}) if copies else image.order for image in images}
@@ -2314,9 +2316,8 @@ class Pull:
         """Bytes of a blob that earlier pulls brought; None where nobody can know.
 
         containerd keeps what an interrupted pull brought, and the next asks for the rest only: so
-        this goes back from pull to pull, until one that asked from the first byte on. Of a Range
-        request that goes on with nothing, nobody knows what for, unless its client asks for
-        everything by Range.
+        this goes back from pull to pull, until one that asked from the first byte on. If there is
+        none, nobody knows where the ranges began, unless the client asks for everything by Range.
         """
         brought, pull = 0, self
         for _ in range(MAX_CANDIDATES):
@@ -2420,7 +2421,7 @@ class Pull:
 
         It has removed what came with a layer that it asks for again, unless that pull was cut: the
         layer may have been on its way. And an image of which it got all before if it asks for any
-        layer. (podman asks for the config of an image that it has.)
+        of its layers. (podman and skopeo ask for the config of an image that they have.)
         """
         layers = [digest for digest, requests in self.asked.items() if not requests.answers
                   and any(digest in image.order for image in self.chosen)]
@@ -2430,8 +2431,9 @@ class Pull:
         return [pull for pull in itertools.islice(others, 2 * MAX_CANDIDATES)
                 if pull.started <= self.ended_time
                 and (not any(map(pull.may_have, layers)) or pull.was_cut())
-                and (pull.ended_time > self.started or not layers or not any(
-                    image.digest in pull.images and pull.has_end(image) for image in self.chosen))]
+                and (pull.ended_time > self.started or not any(
+                    image.digest in pull.images and pull.has_end(image)
+                    and not image.order.keys().isdisjoint(layers) for image in self.chosen))]
 
     def has_end(self, image: Manifest) -> bool:
         """Whether all blobs that were asked for were sent, and the last of the image's list."""
@@ -4827,7 +4829,8 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
         number += 1
         if not found:
             without_time = without_time or _WITHOUT_TIME.search(line[:200]) is not None
-            found = b"http.request." in line and not without_time
+            found = not without_time and (b"http.request." in line or (
+                b"listening on" in line and b"instance.id" in line))  # a registry's, of level info
         yield line
     if without_time and not found:
         notes.append(f"{name} was written for a terminal, without the time of day: run the "

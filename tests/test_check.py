@@ -357,6 +357,13 @@ def test_what_is_wrong_with_the_log_that_was_given_comes_before_what_it_does_not
     assert status == 1 and out.index("No such container: regstry") < out.index("No event has")
 
 
+def test_the_log_of_a_registry_that_nobody_has_asked_yet_is_a_registrys(tmp_path):
+    said = (b'time="2026-11-24T06:28:00.1Z" level=info msg="listening on [::]:5000" '
+            b'go.version=go1.20.8 instance.id=1 service=registry version=2.8.3\n')
+    status, out, _ = run(tmp_path, "check", "--registry-log", "-", given=said)
+    assert status == 1 and "tells of a request" not in out
+
+
 @pytest.mark.parametrize("registry", [2, 3])
 def test_check_says_that_the_storage_sends_the_bytes(tmp_path, registry):
     name = RECORDINGS / f"docker_complete-registry{registry}_redirect"

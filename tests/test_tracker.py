@@ -287,6 +287,50 @@ def test_all_platforms_of_an_index():
     assert life.pulls()[0]["image"] == "my/app:1"
 
 
+COPIERS = ["skopeo/1.9.3", "containers/5.34.2", "Buildah/1.28.2", "crane/v0.22.1", "regclient/regctl",
+           "go-containerregistry/v0.22.1", "oras/1.3.6", "oras-go"]
+
+
+@pytest.mark.parametrize("agent, begun", [
+    *((agent, "config") for agent in COPIERS), ("crane/v0.22.1", "layer"),
+    ("containerd/2.4.2", "config"), ("Harbor", "config")])
+def test_a_platform_of_which_no_more_was_asked_for(agent, begun):
+    """Others than copiers, and proxies on their behalf, ask for what they do not take."""
+    client = Client(agent=agent)
+    first, second = Image("amd64", sizes=(500, 7000)), Image("arm64", sizes=(501, 8000))
+    index = Index(first, second)
+    more = second.config if begun == "config" else second.layers[0]
+    pull = Life(client.manifest(START, index, "GET", "1"), client.manifest(START + 0.1, first),
+                *client.blob(START + 0.2, first, first.config),
+                *client.blob(START + 0.3, first, first.layers[0]),
+                client.manifest(START + 1, second),
+                *client.blob(START + 1.1, second, more)).wait(31).pull()
+    found = pull["verdict"], pull["digest"], pull["image_id"], pull["size"], pull["layers"]
+    if agent.startswith(("containerd", "Harbor")):
+        assert found == ("complete", first.digest, first.config, first.size, 1)
+    else:
+        assert found == ("unknown", index.digest, None, first.size + second.size, 2)
+
+
+def test_all_platforms_of_which_one_was_there_already():
+    """skopeo asks for the config of an image that it has, and for none of its layers."""
+    skopeo = Client(agent="skopeo/1.23.0")
+    old, new, same = (Image(name, sizes=(500 + number, 7000 + number))
+                      for number, name in enumerate(["old", "new", "same"]))
+    facts, later = [], START
+    for changed in old, new:
+        facts.append(skopeo.manifest(later, Index(changed, same, name=f"of {later}"), "GET", "1"))
+        for image in changed, same:
+            facts.append(skopeo.manifest(later + 1, image))
+            asked = [image.config] if image is same and changed is new else image.sizes
+            facts += [fact for digest in asked for fact in skopeo.blob(later + 2, image, digest)]
+            later += 3
+        later += 60
+    pull = Life(*facts).wait(31).pulls()[1]
+    assert (pull["verdict"], pull["size"], pull["layers"], pull["requested"]) == (
+        "complete", new.size + same.size, 2, 3)
+
+
 def test_layers_that_were_there_are_not_missed():
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
                 *FOO.blob(START + 1, IMAGE, SECOND)).wait(10)
