@@ -287,8 +287,8 @@ def test_all_platforms_of_an_index():
     assert life.pulls()[0]["image"] == "my/app:1"
 
 
-COPIERS = ["skopeo/1.9.3", "containers/5.34.2", "Buildah/1.28.2", "crane/v0.22.1", "regclient/regctl",
-           "go-containerregistry/v0.22.1", "oras/1.3.6", "oras-go"]
+COPIERS = ["skopeo/1.9.3", "containers/5.34.2", "Buildah/1.28.2", "crane/v0.22.1", "oras/1.3.6",
+           "oras-go", "regclient/regctl", "go-containerregistry/v0.22.1"]
 
 
 @pytest.mark.parametrize("agent, begun", [
