@@ -1458,6 +1458,7 @@ INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
 MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
                   "application/vnd.oci.image.manifest.v1+json"}
 KNOWN_TYPES = INDEX_TYPES | MANIFEST_TYPES
+ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: how the image was built, or its SBOM
 
 
 class Fact(NamedTuple):
@@ -1760,8 +1761,8 @@ def text_held(text: str) -> int:
 class Manifest:
     """What the registry has told of a manifest: the children of an index, or an image's blobs."""
 
-    __slots__ = ("digest", "is_index", "children", "config", "config_type", "layers", "order",
-                 "repeated", "blobs", "held")
+    __slots__ = ("digest", "is_index", "children", "config", "config_type", "layers",
+                 "is_attestation", "order", "repeated", "blobs", "held")
 
     def __init__(self, fact: Fact) -> None:
         references = fact.references
@@ -1770,6 +1771,7 @@ class Manifest:
         self.children = [name for name, _, _ in references[:MAX_CHILDREN]] if self.is_index else []
         self.config: Optional[str] = None
         self.config_type, self.layers = "", 0
+        self.is_attestation = False  # BuildKit puts one into the index beside each platform's image
         self.order: Dict[str, int] = {}  # place in the list of each layer the registry may be asked
         self.repeated: Dict[str, int] = {}  # the last place of those that have more than one
         self.blobs: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
@@ -1778,6 +1780,7 @@ class Manifest:
             self.config, _, self.config_type = references[0]
             self.layers = len(references) - 1
             self.blobs = {digest: size for digest, size, _ in references}
+            self.is_attestation = {kind for _, _, kind in references[1:]} == {ATTESTATION_TYPE}
             for digest, _, media_type in references[1:]:
                 # Layers of Windows come from elsewhere.
                 if "foreign" not in media_type and "nondistributable" not in media_type:
@@ -2103,7 +2106,7 @@ class Pull:
                 return 2
         if self.children and self._child_with(digest):
             return 2
-        return int(not self.images)
+        return int(all(image.is_attestation for image in self._some_images()))
 
     def is_missing(self, digest: str) -> bool:
         """Whether what was sent of this blob is, for all that is known, less than all of it."""
@@ -2195,9 +2198,10 @@ class Pull:
 
     @property
     def chosen(self) -> List[Manifest]:
-        """The images whose layers the client takes."""
+        """The images whose layers the client takes, without attestations beside them."""
         if self._chosen is None:
-            images = list(self._some_images())
+            images = [image for image in self._some_images()
+                      if not (image.is_attestation and self.index)]
             self._chosen = self._taken_of(images) if len(images) > 1 else images
         return self._chosen
 
@@ -2214,6 +2218,12 @@ class Pull:
                 left.difference_update(parts[image])
                 taken.append(image)
         return taken
+
+    def _beside(self) -> Set[str]:
+        """The blobs of attestations that the client takes, as Docker 29 does with an image."""
+        return {digest for image in self._some_images()
+                if image.is_attestation and not self.asked.keys().isdisjoint(image.order)
+                for digest in image.blobs}
 
     @property
     def blobs(self) -> Optional[Dict[str, int]]:
@@ -2260,15 +2270,16 @@ class Pull:
     # -- how far it has come
 
     def asked_blobs(self, now: Optional[float]) -> Dict[str, Blob]:
-        """What has become of each blob of the image that was asked for, by digest.
+        """What has become of each blob that was asked for, of the image and its attestations.
 
         NOW as for `is_open`.
         """
         if self._final is not None:
             return self._final
-        blobs = self.blobs
+        blobs, beside = self.blobs, self._beside() if len(self.images) > 1 else ()
         return {digest: self._state(digest, requests, now)
-                for digest, requests in self.asked.items() if blobs is None or digest in blobs}
+                for digest, requests in self.asked.items()
+                if blobs is None or digest in blobs or digest in beside}
 
     def finish(self, blobs: Dict[str, Blob]) -> None:
         """Stay at BLOBS, whatever happens to the pulls that it is compared with."""
@@ -3897,8 +3908,8 @@ def _outcome(change: Change, now: float) -> List[str]:
     sent, known = total_sent(blobs), sum(blob.sent or 0 for blob in blobs.values())
     after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
     if change.verdict == "complete":
-        rest = pull.layers - len([name for name in blobs if name != pull.image_id]) if (
-            pull.blobs) else 0
+        asked = (pull.blobs or {}).keys() & blobs.keys() - {pull.image_id}
+        rest = pull.layers - len(asked) if pull.blobs else 0
         return ["complete", f"{byte_size(sent)} {after}",
                 f"{counted(rest, 'layer')} there already" if rest > 0 else ""]
     if change.verdict == "interrupted":

@@ -331,6 +331,32 @@ def test_all_platforms_of_which_one_was_there_already():
         "complete", new.size + same.size, 2, 3)
 
 
+@pytest.mark.parametrize("written, status, verdict", [
+    (None, 200, "complete"), (50_000, 200, "interrupted"), (80, 404, "failed")])
+def test_an_attestation_beside_an_image(written, status, verdict):
+    """Docker 29 fetches it, such as an SBOM: it is no platform, but part of the download."""
+    image, attestation = Image("amd64", oci=True), Image("sbom", sizes=(177, 200_000), oci=True)
+    attestation.references[1]["mediaType"] = "application/vnd.in-toto+json"
+    index = Index(image, attestation)
+    docker = Client(agent="docker/29.9.3 go/go1.26.8 containerd-client/2.3.5 storage-driver/overlayfs")
+    facts = [docker.manifest(START, index, "HEAD", "1"), docker.manifest(START + 0.1, image),
+             docker.manifest(START + 0.1, attestation)]
+    for digest in image.sizes:
+        facts += docker.blob(START + 0.2, image, digest)
+    facts += docker.blob(START + 0.2, attestation, attestation.config)
+    facts += docker.blob(START + 0.2, attestation, attestation.layers[0], written, status)
+    pull = Life(*facts).wait(31).pull()
+    assert (pull["verdict"], pull["digest"], pull["image_id"], pull["size"], pull["layers"]) == (
+        verdict, image.digest, image.config, image.size, 2)
+
+
+def test_an_attestation_alone():
+    attestation = Image("sbom", sizes=(177, 200_000), oci=True)
+    attestation.references[1]["mediaType"] = "application/vnd.in-toto+json"
+    pull = Life(*FOO.pull(START, attestation)).wait(31).pull()
+    assert (pull["verdict"], pull["digest"], pull["layers"]) == ("complete", attestation.digest, 1)
+
+
 def test_layers_that_were_there_are_not_missed():
     life = Life(*FOO.asks(START, IMAGE), *FOO.blob(START + 1, IMAGE, CONFIG),
                 *FOO.blob(START + 1, IMAGE, SECOND)).wait(10)
