@@ -1771,7 +1771,7 @@ class Manifest:
         self.children = [name for name, _, _ in references[:MAX_CHILDREN]] if self.is_index else []
         self.config: Optional[str] = None
         self.config_type, self.layers = "", 0
-        self.is_attestation = False  # BuildKit puts one into the index beside each platform's image
+        self.is_attestation = False  # such as BuildKit puts into an index beside each image
         self.order: Dict[str, int] = {}  # place in the list of each layer the registry may be asked
         self.repeated: Dict[str, int] = {}  # the last place of those that have more than one
         self.blobs: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
@@ -2098,7 +2098,7 @@ class Pull:
         return None
 
     def contains(self, digest: str) -> int:
-        """2: the image has this blob; 1: it may have it; 0: it has not."""
+        """2: the image has this blob; 1: it may have it, as not all is known; 0: it has not."""
         for image in self._some_images():
             if image.blobs is None:
                 return 1
@@ -2106,7 +2106,7 @@ class Pull:
                 return 2
         if self.children and self._child_with(digest):
             return 2
-        return int(all(image.is_attestation for image in self._some_images()))
+        return int(all(image.is_attestation and self.index for image in self._some_images()))
 
     def is_missing(self, digest: str) -> bool:
         """Whether what was sent of this blob is, for all that is known, less than all of it."""
@@ -2198,15 +2198,24 @@ class Pull:
 
     @property
     def chosen(self) -> List[Manifest]:
-        """The images whose layers the client takes, without attestations beside them."""
+        """The images whose layers the client takes, and the attestations that it takes with them.
+
+        None if only attestations of an index are known, and not yet what they attest.
+        """
         if self._chosen is None:
-            images = [image for image in self._some_images()
-                      if not (image.is_attestation and self.index)]
-            self._chosen = self._taken_of(images) if len(images) > 1 else images
+            known = list(self._some_images())
+            images = [image for image in known if not image.is_attestation]
+            attestations = [image for image in known if image.is_attestation]
+            if not images and len(attestations) >= len(self.children):
+                images, attestations = attestations, []
+            chosen = self._taken_of(images) if len(images) > 1 else images
+            if chosen and attestations:
+                chosen = chosen + self._taken_of(attestations)
+            self._chosen = chosen
         return self._chosen
 
     def _taken_of(self, images: List[Manifest]) -> List[Manifest]:
-        """Of several images those that the client takes: those of which it asked for a layer.
+        """Of some images those that the client takes: those of which it asked for a layer.
 
         Of a copier, also those of which it asked for the config alone; containerd asks for the
         manifests and configs of all platforms, and takes one.
@@ -2219,11 +2228,10 @@ class Pull:
                 taken.append(image)
         return taken
 
-    def _beside(self) -> Set[str]:
-        """The blobs of attestations that the client takes, as Docker 29 does with an image."""
-        return {digest for image in self._some_images()
-                if image.is_attestation and not self.asked.keys().isdisjoint(image.order)
-                for digest in image.blobs}
+    @property
+    def platforms(self) -> List[Manifest]:
+        """The chosen images without attestations, unless these are all."""
+        return [image for image in self.chosen if not image.is_attestation] or self.chosen
 
     @property
     def blobs(self) -> Optional[Dict[str, int]]:
@@ -2251,13 +2259,14 @@ class Pull:
     @property
     def digest(self) -> Optional[str]:
         """Of the image's manifest, of the index if several platforms were taken."""
-        return self.chosen[0].digest if len(self.chosen) == 1 else (
-            self.index if self.chosen else None)
+        platforms = self.platforms
+        return platforms[0].digest if len(platforms) == 1 else self.index if platforms else None
 
     @property
     def image_id(self) -> Optional[str]:
         """The config's digest."""
-        return self.chosen[0].config if len(self.chosen) == 1 else None
+        platforms = self.platforms
+        return platforms[0].config if len(platforms) == 1 else None
 
     @property
     def size(self) -> Optional[int]:
@@ -2265,21 +2274,20 @@ class Pull:
 
     @property
     def layers(self) -> Optional[int]:
-        return None if self.blobs is None else sum(image.layers for image in self.chosen)
+        return None if self.blobs is None else sum(image.layers for image in self.platforms)
 
     # -- how far it has come
 
     def asked_blobs(self, now: Optional[float]) -> Dict[str, Blob]:
-        """What has become of each blob that was asked for, of the image and its attestations.
+        """What has become of each blob of the image that was asked for, by digest.
 
         NOW as for `is_open`.
         """
         if self._final is not None:
             return self._final
-        blobs, beside = self.blobs, self._beside() if len(self.images) > 1 else ()
+        blobs = self.blobs
         return {digest: self._state(digest, requests, now)
-                for digest, requests in self.asked.items()
-                if blobs is None or digest in blobs or digest in beside}
+                for digest, requests in self.asked.items() if blobs is None or digest in blobs}
 
     def finish(self, blobs: Dict[str, Blob]) -> None:
         """Stay at BLOBS, whatever happens to the pulls that it is compared with."""
@@ -2396,7 +2404,7 @@ class Pull:
     def is_explained(self) -> bool:
         """Whether it is known why the client did not ask for the blobs that it did not ask for."""
         images = self.chosen or list(self.images.values())
-        if len(images) > 1 and not self._has_all_manifests(images):
+        if len(self.platforms or images) > 1 and not self._has_all_manifests(images):
             return False
         return all(self._explains(image) for image in images if image.blobs is not None)
 
@@ -2466,7 +2474,7 @@ def _patience(pull: Pull) -> float:
     if pull.all_asked:
         return 0
     # No line may tell that a layer was asked for, until it has been sent; an event may come late.
-    if not pull.starts_seen or not pull.images:
+    if not pull.starts_seen or not pull.chosen:
         return QUIET_SECONDS
     return 0 if all(map(pull.asks_end, pull.chosen)) else COMPLETE_SECONDS
 
@@ -3908,7 +3916,7 @@ def _outcome(change: Change, now: float) -> List[str]:
     sent, known = total_sent(blobs), sum(blob.sent or 0 for blob in blobs.values())
     after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
     if change.verdict == "complete":
-        asked = (pull.blobs or {}).keys() & blobs.keys() - {pull.image_id}
+        asked = {digest for image in pull.platforms for digest in image.order if digest in blobs}
         rest = pull.layers - len(asked) if pull.blobs else 0
         return ["complete", f"{byte_size(sent)} {after}",
                 f"{counted(rest, 'layer')} there already" if rest > 0 else ""]

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from support import listener
-from support.traffic import (DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, FOO, OCI_INDEX, START,
-                             Client, Image, Index, Life, digest_of)
+from support.traffic import (DOCKER_29, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, FOO,
+                             OCI_INDEX, START, Client, Image, Index, Life, attestation, digest_of,
+                             with_attestation)
 
 CONTROLS = "\x1b[31m\x07\r\n\t\0\x7f\x9b2J\u202e\u2028\ud800"
 
@@ -176,6 +177,17 @@ def test_lines_of_other_ends():
     cached = [*FOO.asks(START, image), *FOO.blob(START + 1, image, image.config),
               *FOO.blob(START + 1, image, image.layers[1])]
     assert "1 layer there already" in lines(*cached)[1]
+
+
+def test_lines_of_an_image_with_an_attestation():
+    """It is downloaded, but it is no layer, and no other platform's image."""
+    image, sbom = Image("amd64", oci=True), attestation(200_000)
+    first, second = image.layers
+    facts = [fact for fact in with_attestation(DOCKER_29, image, sbom) if fact.digest != first]
+    facts += [fact for digest in sbom.sizes for fact in DOCKER_29.blob(START + 0.2, sbom, digest)]
+    started, complete = lines(*facts)
+    assert f" in 2 layers  image {image.config[7:19]}  " in started
+    assert "  complete  2.2 MB after " in complete and "  1 layer there already  " in complete
 
 
 def test_interrupted_is_never_said_to_be_all_of_it():

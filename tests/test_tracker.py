@@ -3,8 +3,9 @@
 import pytest
 
 from support import listener
-from support.traffic import (BIG, CONFIG, DOCKER_MANIFEST, FIRST, FOO, IMAGE, SECOND, START, Client,
-                             Image, Index, Life, cut_at, registry_started, stamp)
+from support.traffic import (BIG, CONFIG, DOCKER_29, DOCKER_MANIFEST, FIRST, FOO, IMAGE, SECOND,
+                             START, Client, Image, Index, Life, attestation, cut_at,
+                             registry_started, stamp, with_attestation)
 
 
 # ------------------------------------------------------------------------------------ the verdicts
@@ -331,30 +332,69 @@ def test_all_platforms_of_which_one_was_there_already():
         "complete", new.size + same.size, 2, 3)
 
 
+SKOPEO, CONTAINERD = Client(agent="skopeo/1.23.0"), Client(agent="containerd/2.4.2")
+
+
 @pytest.mark.parametrize("written, status, verdict", [
     (None, 200, "complete"), (50_000, 200, "interrupted"), (80, 404, "failed")])
-def test_an_attestation_beside_an_image(written, status, verdict):
-    """Docker 29 fetches it, such as an SBOM: it is no platform, but part of the download."""
-    image, attestation = Image("amd64", oci=True), Image("sbom", sizes=(177, 200_000), oci=True)
-    attestation.references[1]["mediaType"] = "application/vnd.in-toto+json"
-    index = Index(image, attestation)
-    docker = Client(agent="docker/29.9.3 go/go1.26.8 containerd-client/2.3.5 storage-driver/overlayfs")
-    facts = [docker.manifest(START, index, "HEAD", "1"), docker.manifest(START + 0.1, image),
-             docker.manifest(START + 0.1, attestation)]
-    for digest in image.sizes:
-        facts += docker.blob(START + 0.2, image, digest)
-    facts += docker.blob(START + 0.2, attestation, attestation.config)
-    facts += docker.blob(START + 0.2, attestation, attestation.layers[0], written, status)
+@pytest.mark.parametrize("client", [DOCKER_29, SKOPEO], ids=["docker", "skopeo"])
+def test_an_attestation_that_comes_with_an_image(client, written, status, verdict):
+    """It is no platform, but part of the download."""
+    image, sbom = Image("amd64", oci=True), attestation(200_000)
+    facts = with_attestation(client, image, sbom) + client.blob(START + 1, sbom, sbom.config)
+    pull = Life(*facts, *client.blob(START + 1, sbom, sbom.layers[0], written, status)).wait(
+        31).pull()
+    assert (pull["verdict"], pull["digest"], pull["image_id"]) == (
+        verdict, image.digest, image.config)
+    assert (pull["size"], pull["layers"], pull["requested"]) == (image.size + sbom.size, 2, 5)
+
+
+@pytest.mark.parametrize("client, parts, verdict", [
+    (DOCKER_29, 2, "unknown"), (DOCKER_29, 3, "complete"), (SKOPEO, 1, "unknown"),
+    (CONTAINERD, 1, "complete")])
+def test_an_attestation_of_which_a_part_was_not_asked_for(client, parts, verdict):
+    """containerd asks for the configs of those that it does not take."""
+    image, both = Image("amd64", oci=True), attestation(200_000, 3000)
+    facts = with_attestation(client, image, both)
+    for digest in [both.config, *both.layers][:parts]:
+        facts += client.blob(START + 1, both, digest)
     pull = Life(*facts).wait(31).pull()
-    assert (pull["verdict"], pull["digest"], pull["image_id"], pull["size"], pull["layers"]) == (
-        verdict, image.digest, image.config, image.size, 2)
+    assert (pull["verdict"], pull["digest"], pull["layers"]) == (verdict, image.digest, 2)
+    assert pull["requested"] == (3 if client is CONTAINERD else 3 + parts)
+
+
+def test_an_attestation_is_known_before_the_image():
+    """A build has asked for the image's manifest, and the listener was not there."""
+    image, sbom = Image("amd64", oci=True), attestation(200_000)
+    facts = with_attestation(DOCKER_29, image, sbom)
+    life = Life(*facts[:1], *facts[2:6], *DOCKER_29.blob(START + 0.3, sbom, sbom.config),
+                *DOCKER_29.blob(START + 0.3, sbom, sbom.layers[0]),
+                *DOCKER_29.blob(START + 4, image, image.layers[1], 5)).wait(31)
+    assert (life.pull()["verdict"], life.pull()["size"]) == ("interrupted", None)
+    assert [verdict for _, verdict in life.told("ended")] == ["interrupted"]
+
+
+def test_a_blob_after_an_attestation_that_was_asked_for_by_itself():
+    sbom, oras = attestation(200_000), Client(agent="oras/1.3.6")
+    facts = oras.pull(START, sbom, tag=None) + oras.blob(START + 5, IMAGE, SECOND, 9)
+    assert Life(*facts).wait(31).verdicts() == ["complete", "interrupted"]
+
+
+def test_an_image_with_an_attestation_among_its_layers_is_an_image():
+    image = Image(sizes=(500, 1000, 2000), oci=True)
+    image.references[1]["mediaType"] = "application/vnd.in-toto+json"
+    facts = with_attestation(DOCKER_29, image, attestation(200_000))
+    assert Life(*facts).wait(31).pull()["digest"] == image.digest
 
 
 def test_an_attestation_alone():
-    attestation = Image("sbom", sizes=(177, 200_000), oci=True)
-    attestation.references[1]["mediaType"] = "application/vnd.in-toto+json"
-    pull = Life(*FOO.pull(START, attestation)).wait(31).pull()
-    assert (pull["verdict"], pull["digest"], pull["layers"]) == ("complete", attestation.digest, 1)
+    sbom = attestation(200_000)
+    oras, docker = Client(agent="oras/1.3.6"), Client(agent="docker/29.9.3 go/go1.26.8")
+    pull = Life(*oras.pull(START, sbom)).wait(31).pull()
+    assert (pull["verdict"], pull["digest"], pull["layers"]) == ("complete", sbom.digest, 1)
+    facts = [docker.manifest(START, Index(sbom), "GET", "1"), *docker.pull(START, sbom, tag=None)]
+    pull = Life(*facts).wait(31).pulls()[0]
+    assert (pull["verdict"], pull["digest"], pull["layers"]) == ("complete", sbom.digest, 1)
 
 
 def test_layers_that_were_there_are_not_missed():

@@ -82,6 +82,14 @@ class Image:
         return sum(self.sizes.values())
 
 
+def attestation(*sizes):
+    """What BuildKit puts into an index beside an image: an SBOM, or how it was built."""
+    made = Image("attestation", sizes=(177, *sizes), oci=True)
+    for layer in made.references[1:]:
+        layer["mediaType"] = "application/vnd.in-toto+json"
+    return made
+
+
 class Index:
     """What a tag of an image for several platforms points to."""
 
@@ -182,9 +190,19 @@ def registry_started(at):
                               "go.version=go1.24.4 instance.id=1 service=registry version=2.8.3")
 
 
+def with_attestation(client, image, beside):
+    """The facts of the manifests, and of IMAGE's config and layers; a second."""
+    index = Index(image, beside, Image("arm64"))
+    facts = [client.manifest(START, index, "GET", "1"), client.manifest(START + 0.1, image),
+             client.manifest(START + 0.1, beside)]
+    return facts + [fact for digest in image.sizes
+                    for fact in client.blob(START + 0.2, image, digest)]
+
+
 # -------------------------------------------------------- who and what most tests of pulls speak of
 
 FOO = Client()
+DOCKER_29 = Client(agent="docker/29.9.3 go/go1.26.8 containerd-client/2.3.5 os/linux")
 IMAGE = Image()
 CONFIG, FIRST, SECOND = IMAGE.sizes
 BIG = IMAGE.sizes[SECOND]
