@@ -2200,7 +2200,7 @@ class Pull:
     def chosen(self) -> List[Manifest]:
         """The images whose layers the client takes, and the attestations that it takes with them.
 
-        None if only attestations of an index are known, and not yet what they attest.
+        Of an index of which only attestations are known, and not yet what they attest, nothing is.
         """
         if self._chosen is None:
             known = list(self._some_images())
