@@ -1458,7 +1458,6 @@ INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
 MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
                   "application/vnd.oci.image.manifest.v1+json"}
 KNOWN_TYPES = INDEX_TYPES | MANIFEST_TYPES
-ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: how the image was built, or its SBOM
 
 
 class Fact(NamedTuple):
@@ -1751,6 +1750,7 @@ COPIERS = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry
            "oras")
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
+ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: an SBOM, or how it was built
 
 
 def text_held(text: str) -> int:
@@ -2223,7 +2223,7 @@ class Pull:
         copies, left, taken = self.agent.startswith(COPIERS), set(self.asked), []
         parts = {image: (image.blobs or {}) if copies else image.order for image in images}
         for image in sorted(images, key=lambda image: -len(left.intersection(parts[image]))):
-            if left.intersection(parts[image]):
+            if not left.isdisjoint(parts[image]):
                 left.difference_update(parts[image])
                 taken.append(image)
         return taken

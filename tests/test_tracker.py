@@ -3,9 +3,9 @@
 import pytest
 
 from support import listener
-from support.traffic import (BIG, CONFIG, DOCKER_29, DOCKER_MANIFEST, FIRST, FOO, IMAGE, SECOND,
-                             START, Client, Image, Index, Life, attestation, cut_at,
-                             registry_started, stamp, with_attestation)
+from support.traffic import (BIG, CONFIG, CONTAINERD, DOCKER_29, DOCKER_MANIFEST, FIRST, FOO, IMAGE,
+                             ORAS, SECOND, SKOPEO, START, Client, Image, Index, Life, attestation,
+                             cut_at, registry_started, stamp, with_attestation)
 
 
 # ------------------------------------------------------------------------------------ the verdicts
@@ -315,24 +315,20 @@ def test_a_platform_of_which_no_more_was_asked_for(agent, begun):
 
 def test_all_platforms_of_which_one_was_there_already():
     """skopeo asks for the config of an image that it has, and for none of its layers."""
-    skopeo = Client(agent="skopeo/1.23.0")
     old, new, same = (Image(name, sizes=(500 + number, 7000 + number))
                       for number, name in enumerate(["old", "new", "same"]))
     facts, later = [], START
     for changed in old, new:
-        facts.append(skopeo.manifest(later, Index(changed, same, name=f"of {later}"), "GET", "1"))
+        facts.append(SKOPEO.manifest(later, Index(changed, same, name=f"of {later}"), "GET", "1"))
         for image in changed, same:
-            facts.append(skopeo.manifest(later + 1, image))
+            facts.append(SKOPEO.manifest(later + 1, image))
             asked = [image.config] if image is same and changed is new else image.sizes
-            facts += [fact for digest in asked for fact in skopeo.blob(later + 2, image, digest)]
+            facts += [fact for digest in asked for fact in SKOPEO.blob(later + 2, image, digest)]
             later += 3
         later += 60
     pull = Life(*facts).wait(31).pulls()[1]
     assert (pull["verdict"], pull["size"], pull["layers"], pull["requested"]) == (
         "complete", new.size + same.size, 2, 3)
-
-
-SKOPEO, CONTAINERD = Client(agent="skopeo/1.23.0"), Client(agent="containerd/2.4.2")
 
 
 @pytest.mark.parametrize("written, status, verdict", [
@@ -366,17 +362,17 @@ def test_an_attestation_of_which_a_part_was_not_asked_for(client, parts, verdict
 def test_an_attestation_is_known_before_the_image():
     """A build has asked for the image's manifest, and the listener was not there."""
     image, sbom = Image("amd64", oci=True), attestation(200_000)
-    facts = with_attestation(DOCKER_29, image, sbom)
-    life = Life(*facts[:1], *facts[2:6], *DOCKER_29.blob(START + 0.3, sbom, sbom.config),
-                *DOCKER_29.blob(START + 0.3, sbom, sbom.layers[0]),
-                *DOCKER_29.blob(START + 4, image, image.layers[1], 5)).wait(31)
+    facts = [fact for fact in with_attestation(DOCKER_29, image, sbom)
+             if fact.digest not in (image.digest, *image.layers)]
+    facts += [fact for digest in sbom.sizes for fact in DOCKER_29.blob(START + 0.3, sbom, digest)]
+    life = Life(*facts, *DOCKER_29.blob(START + 4, image, image.layers[1], 5)).wait(31)
     assert (life.pull()["verdict"], life.pull()["size"]) == ("interrupted", None)
     assert [verdict for _, verdict in life.told("ended")] == ["interrupted"]
 
 
 def test_a_blob_after_an_attestation_that_was_asked_for_by_itself():
-    sbom, oras = attestation(200_000), Client(agent="oras/1.3.6")
-    facts = oras.pull(START, sbom, tag=None) + oras.blob(START + 5, IMAGE, SECOND, 9)
+    sbom = attestation(200_000)
+    facts = ORAS.pull(START, sbom, tag=None) + ORAS.blob(START + 5, IMAGE, SECOND, 9)
     assert Life(*facts).wait(31).verdicts() == ["complete", "interrupted"]
 
 
@@ -389,10 +385,9 @@ def test_an_image_with_an_attestation_among_its_layers_is_an_image():
 
 def test_an_attestation_alone():
     sbom = attestation(200_000)
-    oras, docker = Client(agent="oras/1.3.6"), Client(agent="docker/29.9.3 go/go1.26.8")
-    pull = Life(*oras.pull(START, sbom)).wait(31).pull()
+    pull = Life(*ORAS.pull(START, sbom)).wait(31).pull()
     assert (pull["verdict"], pull["digest"], pull["layers"]) == ("complete", sbom.digest, 1)
-    facts = [docker.manifest(START, Index(sbom), "GET", "1"), *docker.pull(START, sbom, tag=None)]
+    facts = [FOO.manifest(START, Index(sbom), "GET", "1"), *FOO.pull(START, sbom, tag=None)]
     pull = Life(*facts).wait(31).pulls()[0]
     assert (pull["verdict"], pull["digest"], pull["layers"]) == ("complete", sbom.digest, 1)
 

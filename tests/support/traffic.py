@@ -191,7 +191,7 @@ def registry_started(at):
 
 
 def with_attestation(client, image, beside):
-    """The facts of the manifests, and of IMAGE's config and layers; a second."""
+    """The facts of an index and two manifests in it, and of IMAGE's config and layers."""
     index = Index(image, beside, Image("arm64"))
     facts = [client.manifest(START, index, "GET", "1"), client.manifest(START + 0.1, image),
              client.manifest(START + 0.1, beside)]
@@ -203,6 +203,8 @@ def with_attestation(client, image, beside):
 
 FOO = Client()
 DOCKER_29 = Client(agent="docker/29.9.3 go/go1.26.8 containerd-client/2.3.5 os/linux")
+SKOPEO, ORAS = Client(agent="skopeo/1.23.0"), Client(agent="oras/1.3.6")
+CONTAINERD = Client(agent="containerd/2.4.2")
 IMAGE = Image()
 CONFIG, FIRST, SECOND = IMAGE.sizes
 BIG = IMAGE.sizes[SECOND]
