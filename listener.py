@@ -1639,9 +1639,9 @@ def _field(fields: Dict[str, Any], name: str) -> str:
 
 def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str, digest: str,
                address: str, agent: str, user: Optional[str], **members: Any) -> Fact:
-    """A line's Fact; ANSWER is duration, status and bytes written, if the request has ended."""
+    """A line's Fact; ANSWER: duration, status and bytes written, each None before the end."""
     at = began = seconds(stamp)
-    duration, status, written = answer if answer and answer[0] is not None else (None, None, None)
+    duration, status, written = answer
     if duration is not None:
         began -= go_duration(duration)
         status, written = int(status), amount(int(written))
@@ -1670,7 +1670,7 @@ def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
         raise ValueError("no http.request.id")
     return _blob_fact(
         stamp, [_field(fields, "http.response.duration"), fields["http.response.status"],
-                fields.get("http.response.written", 0)] if ended else (),
+                fields.get("http.response.written", 0)] if ended else (None, None, None),
         registry=_field(fields, "http.request.host"),
         # Under an http.prefix with /v2/ in it, only this says what the repository is.
         repository=_field(fields, "vars.name") or blob[1], digest=blob[2], address=address,
@@ -2020,7 +2020,9 @@ class Pull:
                 self._infer_manifest(request.digest)
             requests = self.asked.get(request.digest)
             if requests is None:
-                requests = self.asked[request.digest] = BlobRequests(self._size(request.digest))
+                image = self._image_with(request.digest)
+                requests = self.asked[request.digest] = BlobRequests(
+                    image.blobs[request.digest] if image else None)
                 self.conversation.askers.setdefault(request.digest, {})[self] = None
             requests.add(request)
             self.open += request.ended is None
@@ -2037,10 +2039,8 @@ class Pull:
 
     def _note(self, request: Request) -> None:
         self._final = None
-        if request.last_seen > self.last_seen:
-            self.last_seen = request.last_seen
-        if request.first_seen > self.last_asked:
-            self.last_asked = request.first_seen
+        self.last_seen = max(self.last_seen, request.last_seen)
+        self.last_asked = max(self.last_asked, request.first_seen)
         self.proxied = self.proxied or request.proxied
         self.starts_seen = self.starts_seen or request.starts_seen
         at, stamp = request.ended, request.ended_stamp
@@ -2074,9 +2074,8 @@ class Pull:
             self.images[image.digest] = image
             self.asked_digest = self.asked_digest or asked_digest
 
-    def _some_images(self) -> Iterable[Manifest]:
-        images = self.images.values()
-        return images if len(images) <= MAX_CHILDREN else itertools.islice(images, MAX_CHILDREN)
+    def _some_images(self) -> Iterator[Manifest]:
+        return itertools.islice(self.images.values(), MAX_CHILDREN)
 
     def _image_with(self, digest: str) -> Optional[Manifest]:
         return next((image for image in self._some_images()
@@ -2293,11 +2292,6 @@ class Pull:
         """Stay at BLOBS, whatever happens to the pulls that it is compared with."""
         self._final = blobs
 
-    def _size(self, digest: str) -> Optional[int]:
-        """Bytes of a blob, by the image's manifest."""
-        image = self._image_with(digest)
-        return image.blobs[digest] if image else None
-
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
         size, sent = requests.size, requests.whole + requests.parts
@@ -2398,8 +2392,8 @@ class Pull:
     @property
     def all_asked(self) -> bool:
         """Whether nothing is left that the client may ask for."""
-        return self.blobs is not None and len(self.asked) >= len(self.blobs) and all(
-            digest in self.asked for digest in self.blobs)
+        blobs = self.blobs
+        return blobs is not None and blobs.keys() <= self.asked.keys()
 
     def is_explained(self) -> bool:
         """Whether it is known why the client did not ask for the blobs that it did not ask for."""
@@ -2479,13 +2473,12 @@ def _patience(pull: Pull) -> float:
     return 0 if all(map(pull.asks_end, pull.chosen)) else COMPLETE_SECONDS
 
 
-def verdict(pull: Pull, now: float, blobs: Optional[Dict[str, Blob]] = None) -> str:
+def verdict(pull: Pull, now: float, blobs: Dict[str, Blob]) -> str:
     """running, complete, up to date, failed, interrupted or unknown.
 
     NOW is in seconds since 1970; BLOBS are `pull.asked_blobs(now)`. Whatever is not sure is
     `unknown`; whatever may yet go on is `running`.
     """
-    blobs = pull.asked_blobs(now) if blobs is None else blobs
     states = {blob.state for blob in blobs.values()}
     quiet = now - max(pull.last_seen, pull.conversation.registry.restart_seen
                       if pull.restarted else 0.0)
@@ -2551,22 +2544,18 @@ class Registry:
     def __init__(self) -> None:
         self.last_heard, self.last_stamp = 0.0, ""
         self.last_restart = self.restart_seen = 0.0
-        self._instances: Dict[str, List[float]] = {}  # first and last time by instance
+        self._instances: Dict[str, Tuple[float, float]] = {}  # first and last time of each
         # Of each restart: when, by which instance, and when the registry was heard of before it.
         self._restarts: List[Tuple[float, str, float, str]] = []
 
     def hear(self, fact: Fact) -> None:
         """Take in a fact that this registry has told."""
         if fact.instance:
-            times = self._instances.get(fact.instance)
-            if times is None:
-                times = self._instances[fact.instance] = [fact.time, fact.time]
-                keep_latest(self._instances, self.MAX_RESTARTS)
-            elif fact.time > times[1]:
-                times[1] = fact.time
-            elif fact.time < times[0]:
-                times[0] = fact.time
-            if self._restarts and times[0] < self.last_restart < times[1] - 1 and (
+            first, last = self._instances.get(fact.instance, (fact.time, fact.time))
+            first, last = min(first, fact.time), max(last, fact.time)
+            self._instances[fact.instance] = first, last
+            keep_latest(self._instances, self.MAX_RESTARTS)
+            if self._restarts and first < self.last_restart < last - 1 and (
                     fact.instance != self._restarts[-1][1]):
                 self.undo(self._restarts[-1][1])  # it is another replica that began
         if fact.time > self.last_heard:
@@ -2610,13 +2599,6 @@ class Repository:
     def __init__(self) -> None:
         self.manifests: Dict[str, Manifest] = {}
         self.conversations = 0  # about it
-
-    def learn(self, fact: Fact) -> Manifest:
-        """The manifest that FACT tells of."""
-        known = self.manifests.get(fact.digest)
-        if known is None or fact.references and not (known.blobs or known.children):
-            known = self.manifests[fact.digest] = Manifest(fact)
-        return known
 
 
 @functools.lru_cache(1024)
@@ -2717,9 +2699,9 @@ class Conversation:
         self._begun.clear()
         return touched, steps
 
-    def _clear(self, pull: Pull, before: Optional[Place]) -> None:
+    def _clear(self, pull: Pull, before: Place) -> None:
         """Leave PULL only the requests that stand BEFORE a place."""
-        kept = [request for request in pull.requests if before and request.place < before]
+        kept = [request for request in pull.requests if request.place < before]
         if not kept:
             self._begun[pull.requests[0].id] = pull
             self._take_out(pull)
@@ -2926,9 +2908,9 @@ class Tracker:
         self._next_sweep = self._next_review = 0.0
         self._registries: Dict[str, Registry] = {}
         self._starts: Dict[str, Fact] = {}  # of registries not known by name yet, by instance
-        self._repositories: Dict[Tuple[str, str], Repository] = {}
+        self._repositories: Dict[Tuple[str, str], Repository] = collections.defaultdict(Repository)
         self._manifests: collections.deque = collections.deque()  # with their repository's key
-        self._engines: Dict[Tuple[str, str], Engine] = {}
+        self._engines: Dict[Tuple[str, str], Engine] = collections.defaultdict(Engine)
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
         self._late: Dict[Conversation, None] = {}  # those to settle
         self._requests: Dict[str, Request] = {}
@@ -2956,7 +2938,7 @@ class Tracker:
             return []
         registry = self._registries.get(fact.registry) or self._add_registry(fact.registry)
         registry.hear(fact)
-        if self._starts and fact.instance in self._starts:
+        if fact.instance in self._starts:
             self._restart(registry, self._starts[fact.instance])
         manifest = None if fact.kind == "blob" else self._learn(fact)
         request = self._requests.get(fact.request)
@@ -2970,9 +2952,9 @@ class Tracker:
             request.learn(fact)
             self._requests[request.id] = request
             self._held += request.held
-            self._converse(fact, registry, request)
+            self._converse(fact, request)
         elif fact.kind == "blob" and not request.manifest:
-            self._go_on(fact, registry, request)
+            self._go_on(fact, request)
         news, self._news = self._news, []
         return news
 
@@ -3010,21 +2992,15 @@ class Tracker:
             name = name.partition("/v2/")[2]
         return fact.repository
 
-    def _repository(self, fact: Fact) -> Repository:
-        key = fact.registry, fact.repository
-        repository = self._repositories.get(key)
-        if repository is None:
-            repository = self._repositories[key] = Repository()
-        return repository
-
     def _learn(self, fact: Fact) -> Manifest:
-        """Know of a manifest, and forget the oldest if there are too many."""
-        repository = self._repository(fact)
-        known = repository.manifests.get(fact.digest)
-        manifest = repository.learn(fact)
-        if manifest is known:
-            return manifest
-        self._manifests.append(((fact.registry, fact.repository), manifest))
+        """The manifest that FACT tells of; the oldest are forgotten if there are too many."""
+        key = fact.registry, fact.repository
+        manifests = self._repositories[key].manifests
+        known = manifests.get(fact.digest)
+        if known and (known.blobs or known.children or not fact.references):
+            return known
+        manifest = manifests[fact.digest] = Manifest(fact)
+        self._manifests.append((key, manifest))
         self._manifests_held += manifest.held
         while self._manifests_held > self.MAX_HELD / 2 and len(self._manifests) > 1:
             key, oldest = self._manifests.popleft()
@@ -3043,42 +3019,42 @@ class Tracker:
     def _engine(self, client: str, name: str) -> Engine:
         return self._engines.get((client, name)) or Engine()  # one that has asked for nothing
 
-    def _discard(self, request: Request, name: str) -> None:
+    def _discard(self, request: Request) -> None:
         """Forget a request for a blob, and an engine of which no other is known."""
-        engine = self._engines.get((request.client, name))
+        key = request.client, request.conversation.key[1]
+        engine = self._engines.get(key)
         if engine:
             engine.discard(request)
             if not engine:
-                del self._engines[request.client, name]
+                del self._engines[key]
 
-    def _converse(self, fact: Fact, registry: Registry, request: Request) -> None:
+    def _converse(self, fact: Fact, request: Request) -> None:
         """Give a request to its conversation."""
         key = conversation_key(fact)
         name = key[1]
         conversation = self._conversations.get(key)
         if conversation is None:
-            repository = self._repository(fact)
+            repository = self._repositories[fact.registry, fact.repository]
             repository.conversations += 1
             conversation = self._conversations[key] = Conversation(
-                key, registry, repository, functools.partial(self._engine, name=name))
+                key, self._registries[fact.registry], repository,
+                functools.partial(self._engine, name=name))
         if not request.manifest:
-            engine = self._engine(request.client, name)
-            self._engines[request.client, name] = engine
-            engine.add(request)
+            self._engines[request.client, name].add(request)
         self._mark_active(conversation, conversation.add(request))
 
-    def _go_on(self, fact: Fact, registry: Registry, request: Request) -> None:
+    def _go_on(self, fact: Fact, request: Request) -> None:
         """A request is known already: what more does FACT tell of it?"""
         conversation, pull = request.conversation, request.pull
         request.last_seen = self.now
         moves = pull.learn(request, fact) if pull else request.learn(fact)
         if fact.event and conversation_key(fact) != conversation.key:
             conversation.remove(request)
-            self._discard(request, conversation.key[1])
+            self._discard(request)
             self._late[conversation] = None
             request.pull = None
             request.client, request.agent = fact.client, fact.agent
-            self._converse(fact, registry, request)
+            self._converse(fact, request)
         elif pull and not moves:
             self._mark_active(conversation, pull)
         else:
@@ -3210,17 +3186,16 @@ class Tracker:
     def _forget(self, pull: Pull) -> Change:
         told, conversation = self._told.pop(pull), pull.conversation
         told.pull = None  # so that nothing holds on to it
-        # One that had no time to end is judged as it is now.
-        now = self.now if told.verdict != "running" else math.inf
+        runs = told.verdict == "running"  # then it is judged as if no more were to come
+        now = math.inf if runs else self.now
         blobs = pull.asked_blobs(now)
-        change = Change("forgotten", pull, told.verdict if now == self.now else
-                        verdict(pull, now, blobs))
+        change = Change("forgotten", pull, verdict(pull, now, blobs) if runs else told.verdict)
         pull.finish(blobs)
         conversation.forget(pull)
         for request in pull.requests:
             del self._requests[request.id]
             self._held -= request.held
-            self._discard(request, conversation.key[1])
+            self._discard(request)
         self._drop_conversation(conversation)
         return change
 
@@ -3234,7 +3209,7 @@ class Tracker:
             self._drop_repository((registry, repository))
 
 
-def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, int, Fact]]:
+def with_moments(record: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
     """Each fact behind its moment: its time, unless that lies far ahead of what comes next.
 
     So a clock that was wrong for once does not hold up all that follows.
@@ -3243,28 +3218,24 @@ def with_moments(record: Iterable[Fact], number: int) -> Iterator[Tuple[float, i
     for fact in record:
         if previous:
             moment = min(previous.time, max(fact.time, moment) + 60)
-            yield moment, number, previous
+            yield moment, previous
         previous = fact
     if previous:
-        yield previous.time, number, previous
+        yield previous.time, previous
 
 
-def merged(records: Sequence[Iterable[Fact]]) -> Iterator[Tuple[float, int, Fact]]:
-    """The facts of several records, in the order of time: moment, number of the record, fact."""
-    return heapq.merge(*map(with_moments, records, range(len(records))))
+def merged(records: Iterable[Iterable[Fact]]) -> Iterator[Tuple[float, Fact]]:
+    """The facts of several records in the order of time, each behind its moment."""
+    return heapq.merge(*map(with_moments, records), key=operator.itemgetter(0))
 
 
 def replay(tracker: Tracker, events: Iterable[Fact],
            lines: Iterable[Fact]) -> Iterator[List[Change]]:
     """Live through two records of the same time once more, in the order of their time."""
-    for moment, _, fact in merged([events, lines]):
+    for moment, fact in merged([events, lines]):
         if moment > tracker.now:
-            changes = tracker.tick(moment)
-            if changes:
-                yield changes
-        changes = tracker.feed(fact)
-        if changes:
-            yield changes
+            yield tracker.tick(moment)
+        yield tracker.feed(fact)
 
 
 # ------------------------------------------------------------------------------------------ explain
@@ -3550,7 +3521,7 @@ class Trouble:
                 ("response completed" in line or "authorized request" in line) and self._lasting()):
             return []
         fields = log_fields(line)
-        with contextlib.suppress(ValueError, IndexError):
+        with contextlib.suppress(ValueError):
             self._latest = seconds(_field(fields, "time"))
         at = self._latest
         return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
@@ -4009,8 +3980,7 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
                 yield heapq.heappop(ready)[2]
             enough = len(ready) + 500
     now = time.time() if now is None else now
-    for _, _, found in sorted([*ready, *(entry(pull, now) for pull in tracker)],
-                              key=operator.itemgetter(0, 1)):
+    for _, _, found in sorted([*ready, *(entry(pull, now) for pull in tracker)]):
         yield found
 
 
@@ -4871,7 +4841,7 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
     """
     read = [parse_all(lines_with_a_request(path, notes) if parse is logged_line
                       else read_lines(path), parse, counts) for path in paths]
-    return read[0] if len(read) == 1 else map(operator.itemgetter(2), merged(read))
+    return read[0] if len(read) == 1 else map(operator.itemgetter(1), merged(read))
 
 
 def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
@@ -4935,11 +4905,10 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
 
     What came to pass until the log was last touched was said then: see Console.
     """
-    last_event, last_line = log_end.written, registry_log_end.written
-    metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or last_event
-    trouble.arrived(last_event)
+    metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or log_end.written
     metrics.last_registry_log_line_timestamp_seconds = (
-        metrics.last_registry_log_line_timestamp_seconds or last_line)
+        metrics.last_registry_log_line_timestamp_seconds or registry_log_end.written)
+    trouble.arrived(log_end.written)
     counts: collections.Counter = collections.Counter()
     pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)
 
@@ -4972,7 +4941,7 @@ def line_time(line: str) -> Optional[float]:
     """When the registry wrote LINE of its log, in seconds since 1970; None if it does not say."""
     try:
         return seconds(str(log_fields(line).get("time", "")))
-    except (ValueError, IndexError):
+    except ValueError:
         return None
 
 
