@@ -427,7 +427,7 @@ class LogFile:
         self.path, self._warn, self._is_line, self._rotation = path, warn, is_line, rotation
         self._rotating = SaidOnce(warn)
         self._rename_at = 0.0  # not before then; time.monotonic()
-        self._torn = True  # what stands after the last newline was not looked at yet
+        self._end_unseen = True  # what stands after the last newline was not looked at yet
         self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
         self._file = self._open()
         with contextlib.suppress(OSError):  # on a full disk: before the next write, then
@@ -468,7 +468,7 @@ class LogFile:
                 os.write(self._file, b"\n")
             else:
                 self._move_aside(torn, start)
-        self._torn = False
+        self._end_unseen = False
 
     def _move_aside(self, torn: bytes, start: int) -> None:
         aside = f"{self.path}.torn"
@@ -498,7 +498,7 @@ class LogFile:
         while True:
             if self._moved():
                 self._reopen()
-            if self._torn:
+            if self._end_unseen:
                 self._mend()
             self._cut_back()
             start = os.fstat(self._file).st_size
@@ -532,7 +532,7 @@ class LogFile:
             self._cut_back()
             os.fsync(self._file)
         os.close(self._file)
-        self._file, self._cut_at, self._torn = file, None, True
+        self._file, self._cut_at, self._end_unseen = file, None, True
 
     def _is_full(self, size: int, more: int) -> bool:
         return (self._rotation is not None and size > 0 and size + more > self._rotation.size
@@ -1762,7 +1762,7 @@ class Manifest:
     """What the registry has told of a manifest: the children of an index, or an image's blobs."""
 
     __slots__ = ("digest", "is_index", "children", "config", "config_type", "layers",
-                 "is_attestation", "order", "repeated", "blobs", "held")
+                 "is_attestation", "order", "repeated", "sizes", "held")
 
     def __init__(self, fact: Fact) -> None:
         references = fact.references
@@ -1774,12 +1774,12 @@ class Manifest:
         self.is_attestation = False  # such as BuildKit puts into an index beside each image
         self.order: Dict[str, int] = {}  # place in the list of each layer the registry may be asked
         self.repeated: Dict[str, int] = {}  # the last place of those that have more than one
-        self.blobs: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
+        self.sizes: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
         if references and not self.is_index:
             # Config first, then the layers: in both formats and in all versions of the registry.
             self.config, _, self.config_type = references[0]
             self.layers = len(references) - 1
-            self.blobs = {digest: size for digest, size, _ in references}
+            self.sizes = {digest: size for digest, size, _ in references}
             self.is_attestation = {kind for _, _, kind in references[1:]} == {ATTESTATION_TYPE}
             for digest, _, media_type in references[1:]:
                 # Layers of Windows come from elsewhere.
@@ -1789,7 +1789,7 @@ class Manifest:
                     self.order.setdefault(digest, len(self.order))
 
         # Roughly the bytes of memory that it takes.
-        names = [*(self.blobs or ()), *self.children]
+        names = [*(self.sizes or ()), *self.children]
         self.held = 500 + 300 * len(names) + text_held("".join(names))
 
 
@@ -1983,7 +1983,7 @@ class Pull:
         """Have no requests (any more)."""
         self.requests: List[Request] = []
         self.asked: Dict[str, BlobRequests] = {}  # the blobs that were asked for, by digest
-        self.manifests: List[Request] = []  # those for manifests
+        self.manifest_requests: List[Request] = []  # those for manifests
         self._manifests_asked: Set[Tuple[str, str, bool]] = set()  # as in _question
         self.images: Dict[str, Manifest] = {}  # asked for, or inferred from the blobs; by digest
         self.children: Dict[str, None] = {}  # digests of the manifests in its indexes
@@ -2016,13 +2016,13 @@ class Pull:
         if request.manifest:
             self._add_manifest(request, request.manifest)
         else:
-            if self.children or not self.manifests:
+            if self.children or not self.manifest_requests:
                 self._infer_manifest(request.digest)
             requests = self.asked.get(request.digest)
             if requests is None:
                 image = self._image_with(request.digest)
                 requests = self.asked[request.digest] = BlobRequests(
-                    image.blobs[request.digest] if image else None)
+                    image.sizes[request.digest] if image else None)
                 self.conversation.askers.setdefault(request.digest, {})[self] = None
             requests.add(request)
             self.open += request.ended is None
@@ -2052,9 +2052,9 @@ class Pull:
             self.redirected = True
 
     def _add_manifest(self, request: Request, manifest: Manifest) -> None:
-        if not self.manifests:
+        if not self.manifest_requests:
             self.started, self.asked_digest = request.time, request.digest
-        self.manifests.append(request)
+        self.manifest_requests.append(request)
         self._manifests_asked.add(self._question(request))
         self.tag = self.tag or request.tag
         if manifest.is_index:
@@ -2068,7 +2068,7 @@ class Pull:
         if self._image_with(digest):
             return
         image, asked_digest = self._image_before(digest)
-        if self.manifests and (not image or image.digest not in self.children):
+        if self.manifest_requests and (not image or image.digest not in self.children):
             image = self._child_with(digest)
         if image:
             self.images[image.digest] = image
@@ -2079,7 +2079,7 @@ class Pull:
 
     def _image_with(self, digest: str) -> Optional[Manifest]:
         return next((image for image in self._some_images()
-                     if image.blobs and digest in image.blobs), None)
+                     if image.sizes and digest in image.sizes), None)
 
     def _image_before(self, digest: str) -> Tuple[Optional[Manifest], Optional[str]]:
         """An image with this blob, whose manifest the client has, and the digest it asked for."""
@@ -2091,17 +2091,17 @@ class Pull:
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         for name in itertools.islice(self.children, MAX_CHILDREN):
-            manifest = self.conversation.known.manifests.get(name)
-            if manifest and manifest.blobs and digest in manifest.blobs:
+            manifest = self.conversation.repository.manifests.get(name)
+            if manifest and manifest.sizes and digest in manifest.sizes:
                 return manifest
         return None
 
     def contains(self, digest: str) -> int:
         """2: the image has this blob; 1: it may have it, as not all is known; 0: it has not."""
         for image in self._some_images():
-            if image.blobs is None:
+            if image.sizes is None:
                 return 1
-            if digest in image.blobs:
+            if digest in image.sizes:
                 return 2
         if self.children and self._child_with(digest):
             return 2
@@ -2112,7 +2112,7 @@ class Pull:
         requests = self.asked.get(digest)
         return not requests or self._state(digest, requests, None).state != "whole"
 
-    def may_have(self, digest: str) -> bool:
+    def may_be_whole(self, digest: str) -> bool:
         """Whether it asked for a blob, and all of it may have been sent."""
         requests = self.asked.get(digest)
         return requests is not None and (
@@ -2145,7 +2145,7 @@ class Pull:
         It goes on from a question (HEAD) to the answer (GET), and from an index to a manifest in
         it; asking the same again is another pull.
         """
-        if not self.manifests or request.digest != self.asked_digest and (
+        if not self.manifest_requests or request.digest != self.asked_digest and (
                 request.tag or not self._has_child(request)):
             return False
         if request.tag and (request.method == "HEAD" or request.tag != self.tag):
@@ -2161,7 +2161,7 @@ class Pull:
         docker that has the manifest asks for it no more, but for the config again, and at the same
         time for layers.
         """
-        if not self.may_have(request.digest) or len(self.requests) > MAX_PARTED or not any(
+        if not self.may_be_whole(request.digest) or len(self.requests) > MAX_PARTED or not any(
                 image.config == request.digest for image in self._some_images()):
             return []
         names, first = {request.digest}, len(self.requests)
@@ -2190,7 +2190,7 @@ class Pull:
         """
         if self.index and not self.children:
             return request.digest in self.images or not self.images and (
-                request.time - self.manifests[-1].time <= SLACK)
+                request.time - self.manifest_requests[-1].time <= SLACK)
         return request.digest in self.children
 
     # -- the image
@@ -2220,7 +2220,7 @@ class Pull:
         manifests and configs of all platforms, and takes one.
         """
         copies, left, taken = self.agent.startswith(COPIERS), set(self.asked), []
-        parts = {image: (image.blobs or {}) if copies else image.order for image in images}
+        parts = {image: (image.sizes or {}) if copies else image.order for image in images}
         for image in sorted(images, key=lambda image: -len(left.intersection(parts[image]))):
             if not left.isdisjoint(parts[image]):
                 left.difference_update(parts[image])
@@ -2233,19 +2233,19 @@ class Pull:
         return [image for image in self.chosen if not image.is_attestation] or self.chosen
 
     @property
-    def blobs(self) -> Optional[Dict[str, int]]:
+    def sizes(self) -> Optional[Dict[str, int]]:
         """Bytes by digest of config and layers; None where no manifest told of them."""
         chosen = self.chosen
         if len(chosen) == 1:
-            return chosen[0].blobs
-        if not chosen or any(image.blobs is None for image in chosen):
+            return chosen[0].sizes
+        if not chosen or any(image.sizes is None for image in chosen):
             return None
-        return {digest: size for image in chosen for digest, size in image.blobs.items()}
+        return {digest: size for image in chosen for digest, size in image.sizes.items()}
 
     @property
     def stamp(self) -> str:
         """When it started, RFC 3339."""
-        first = next(iter(self.manifests or self.requests), None)
+        first = next(iter(self.manifest_requests or self.requests), None)
         if first and first.began is not None and not first.starts_seen:
             return rfc3339(first.began) or ""  # `stamp` is of its end
         return first.stamp if first else ""
@@ -2269,11 +2269,11 @@ class Pull:
 
     @property
     def size(self) -> Optional[int]:
-        return None if self.blobs is None else sum(self.blobs.values())
+        return None if self.sizes is None else sum(self.sizes.values())
 
     @property
     def layers(self) -> Optional[int]:
-        return None if self.blobs is None else sum(image.layers for image in self.platforms)
+        return None if self.sizes is None else sum(image.layers for image in self.platforms)
 
     # -- how far it has come
 
@@ -2284,7 +2284,7 @@ class Pull:
         """
         if self._final is not None:
             return self._final
-        blobs = self.blobs
+        blobs = self.sizes
         return {digest: self._state(digest, requests, now)
                 for digest, requests in self.asked.items() if blobs is None or digest in blobs}
 
@@ -2360,7 +2360,7 @@ class Pull:
         """The pull of the same client that asked for a blob before this one."""
         return max((pull for pull in self.conversation.latest_askers(digest)
                     if pull.client == self.client and pull.started < self.started
-                    and pull.manifests), key=operator.attrgetter("started"), default=None)
+                    and pull.manifest_requests), key=operator.attrgetter("started"), default=None)
 
     def is_open(self, request: Request, now: Optional[float]) -> bool:
         """Whether a request of this pull may still be answered.
@@ -2392,7 +2392,7 @@ class Pull:
     @property
     def all_asked(self) -> bool:
         """Whether nothing is left that the client may ask for."""
-        blobs = self.blobs
+        blobs = self.sizes
         return blobs is not None and blobs.keys() <= self.asked.keys()
 
     def is_explained(self) -> bool:
@@ -2400,20 +2400,20 @@ class Pull:
         images = self.chosen or list(self.images.values())
         if len(self.platforms or images) > 1 and not self._has_all_manifests(images):
             return False
-        return all(self._explains(image) for image in images if image.blobs is not None)
+        return all(self._explains(image) for image in images if image.sizes is not None)
 
     def _has_all_manifests(self, images: List[Manifest]) -> bool:
         """Whether it has those of all platforms, or, as it seems, of all that it wants.
 
         BuildKit asks for the manifests of some platforms, and only then for layers of any.
         """
-        if all(digest in self.images or digest in self.conversation.known.manifests
+        if all(digest in self.images or digest in self.conversation.repository.manifests
                for digest in self.children):
             return True
         first = next((request for request in self.requests if not request.manifest and any(
             request.digest in image.order for image in images)), None)
         # The order of a manifest is SLACK before its time.
-        return first is not None and first.order >= self.manifests[-1].order + SLACK
+        return first is not None and first.order >= self.manifest_requests[-1].order + SLACK
 
     def _explains(self, image: Manifest) -> bool:
         # docker fetches in order: what stands before the first that it asks for was there. Of one
@@ -2443,7 +2443,7 @@ class Pull:
         others.pop(self, None)
         return [pull for pull in itertools.islice(others, 2 * MAX_CANDIDATES)
                 if pull.started <= self.ended_time
-                and (not any(map(pull.may_have, layers)) or pull.was_cut())
+                and (not any(map(pull.may_be_whole, layers)) or pull.was_cut())
                 and (pull.ended_time > self.started or not any(
                     image.digest in pull.images and pull.has_end(image)
                     and not image.order.keys().isdisjoint(layers) for image in self.chosen))]
@@ -2626,7 +2626,7 @@ class Conversation:
 
     def __init__(self, key: Tuple[str, str, str], registry: Registry, repository: Repository,
                  engine: Callable[[str], Engine]) -> None:
-        self.key, self.registry, self.known = key, registry, repository
+        self.key, self.registry, self.repository = key, registry, repository
         self.engine = engine  # that of a client
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
@@ -2810,8 +2810,8 @@ class Conversation:
             return None
         # From another address a HEAD, and at once its GET.
         for pull in self._latest_of_others(request):
-            if (pull.user == request.user and pull.manifests
-                    and request.time - pull.manifests[-1].time <= SLACK
+            if (pull.user == request.user and pull.manifest_requests
+                    and request.time - pull.manifest_requests[-1].time <= SLACK
                     and pull.continues_with(request)):
                 return pull
         return None
@@ -2854,7 +2854,7 @@ class Conversation:
             last = newest_begun.setdefault(pull.user, pull) if had_begun else newest[pull.user]
             contains = pull.contains(digest)
             if not contains or not pull.is_active(order) and (
-                    contains == 1 or not is_newest or pull.may_have(digest)):
+                    contains == 1 or not is_newest or pull.may_be_whole(digest)):
                 continue
             fetches = pull.is_fetching(request)
             rank = (contains == 2, fetches or pull.is_missing(digest), had_begun,
@@ -2905,7 +2905,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._next_sweep = self._next_review = 0.0
+        self._next_review = self._next_forgetting = 0.0
         self._registries: Dict[str, Registry] = {}
         self._starts: Dict[str, Fact] = {}  # of registries not known by name yet, by instance
         self._repositories: Dict[Tuple[str, str], Repository] = collections.defaultdict(Repository)
@@ -2997,7 +2997,7 @@ class Tracker:
         key = fact.registry, fact.repository
         manifests = self._repositories[key].manifests
         known = manifests.get(fact.digest)
-        if known and (known.blobs or known.children or not fact.references):
+        if known and (known.sizes or known.children or not fact.references):
             return known
         manifest = manifests[fact.digest] = Manifest(fact)
         self._manifests.append((key, manifest))
@@ -3073,7 +3073,7 @@ class Tracker:
         at = self.now + 2 if pull.open and told.verdict == "running" else self.now
         if at < told.review_at:
             self._review_at(told, at)
-        if not told.started and pull.is_download and pull.manifests and pull.images and (
+        if not told.started and pull.is_download and pull.manifest_requests and pull.images and (
                 pull.index is None or any(pull.asked.keys() & image.order.keys()
                                           for image in pull.chosen)):
             told.started = True
@@ -3088,11 +3088,11 @@ class Tracker:
     def tick(self, now: float) -> List[Change]:
         """It is NOW, in seconds since 1970: what has changed since the last tick, to a second?"""
         self.now = now
-        return [] if self._next_sweep - 1 <= now < self._next_sweep else self.review(now)
+        return [] if self._next_review - 1 <= now < self._next_review else self.review(now)
 
     def review(self, now: float) -> List[Change]:
         """As `tick`, also if less than a second has passed since the last."""
-        self.now, self._next_sweep = now, now + 1
+        self.now, self._next_review = now, now + 1
         self._steps = min(self._steps + self.STEPS, self.MAX_STEPS)
         self._settle(0)
         changes, self._news = self._news, []
@@ -3104,8 +3104,8 @@ class Tracker:
                 due.append(told.pull)
         for pull in sorted(due, key=operator.attrgetter("started")):
             changes += self._news_of(pull, self._told[pull])
-        if not self._next_review - 300 <= now < self._next_review or self._too_much(1.1):
-            self._next_review = now + 300
+        if not self._next_forgetting - 300 <= now < self._next_forgetting or self._too_much(1.1):
+            self._next_forgetting = now + 300
             changes += self._forget_some()
         return changes
 
@@ -3138,24 +3138,24 @@ class Tracker:
     def _news_of(self, pull: Pull, told: Told) -> Iterator[Change]:
         """What has changed in what can be said of a pull since something was said last."""
         blobs = pull.asked_blobs(self.now)
-        now = verdict(pull, self.now, blobs)
+        judged = verdict(pull, self.now, blobs)
         if not told.started and pull.is_download and (
-                now != "running" or self.now - pull.first_seen >= 2):
+                judged != "running" or self.now - pull.first_seen >= 2):
             told.started = True
             yield Change("started", pull, "running")
-        if now == "running" and told.verdict != "running" and (
+        if judged == "running" and told.verdict != "running" and (
                 self.now - pull.last_asked < RESUME_SECONDS):
             # It may yet turn out to be a new pull, of which the event is on its way.
             return self._review_at(told, self.now + RESUME_SECONDS)
-        if now != "running":
+        if judged != "running":
             pull.finish(blobs)
-        if now != told.verdict:
+        if judged != told.verdict:
             if told.verdict != "running":
                 yield Change("resumed", pull, "running")
-            told.verdict = now
-            if now != "running":
-                yield Change("ended", pull, now)
-        if now == "running":
+            told.verdict = judged
+            if judged != "running":
+                yield Change("ended", pull, judged)
+        if judged == "running":
             moments = [pull.last_seen + pause for pause in (COMPLETE_SECONDS, QUIET_SECONDS)]
             if not told.started:
                 moments.append(pull.first_seen + 2)
@@ -3205,7 +3205,7 @@ class Tracker:
             registry, _, repository = conversation.key
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
-            conversation.known.conversations -= 1
+            conversation.repository.conversations -= 1
             self._drop_repository((registry, repository))
 
 
@@ -3888,7 +3888,7 @@ def _outcome(change: Change, now: float) -> List[str]:
     after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
     if change.verdict == "complete":
         asked = {digest for image in pull.platforms for digest in image.order if digest in blobs}
-        rest = pull.layers - len(asked) if pull.blobs else 0
+        rest = pull.layers - len(asked) if pull.sizes else 0
         return ["complete", f"{byte_size(sent)} {after}",
                 f"{counted(rest, 'layer')} there already" if rest > 0 else ""]
     if change.verdict == "interrupted":
@@ -3905,7 +3905,7 @@ def _outcome(change: Change, now: float) -> List[str]:
     if change.verdict == "unknown" and sent is None:
         return ["unknown", "the registry's log does not tell how much was sent"]
     if change.verdict == "unknown":
-        rest = len(set(pull.blobs or ()) - set(blobs))
+        rest = len(set(pull.sizes or ()) - set(blobs))
         return ["unknown", f"{byte_size(sent)} {after}",
                 f"whether the client had the other {counted(rest, 'blob')} is not known"]
     return [change.verdict]
@@ -3918,7 +3918,7 @@ def pull_line(change: Change, now: float) -> str:
     image = image_name(pull.repository, pull.tag, digest)
     if change.what == "started":
         at, words = pull.started, [image, "started"]
-        words += how_big(pull.size, pull.layers, pull.image_id) if pull.blobs else []
+        words += how_big(pull.size, pull.layers, pull.image_id) if pull.sizes else []
     elif change.what == "resumed":
         at, words = now, [f"{image} of {clock(pull.started, now)} goes on after all"]
     else:
@@ -4238,7 +4238,7 @@ def page(path: str) -> Answer:
 
 def running_object(pull: Pull, now: float) -> Dict[str, Any]:
     """A running pull for programs: as `pull_object`, and what has become of each blob."""
-    asked, sizes = pull.asked_blobs(now), pull.blobs or {}
+    asked, sizes = pull.asked_blobs(now), pull.sizes or {}
     blobs = [asked.get(digest) or Blob("", 0, sizes[digest]) for digest in {**sizes, **asked}]
     return {**pull_object(pull, now, "running"),
             "blobs": [{"state": blob.state or None, "sent": blob.sent, "size": blob.size}
