@@ -27,7 +27,8 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                   request.
   understand      Manifest, Request, BlobRequests, Pull: what Facts add up to, of an image, a
                   request, all requests for one blob, a download. `verdict` judges a Pull.
-                  Conversation: the requests of one engine for one repository, each in its Pull.
+                  Conversation: the requests of engines of one name for one repository, each in its
+                  Pull.
                   Repository, Registry, Engine: what a verdict depends on besides: known manifests,
                   restarts of the registry, what else the client fetches.
                   Tracker: Facts in, in any order, Changes of Pulls out. No I/O and no clock:
@@ -338,7 +339,7 @@ class End(NamedTuple):
     file: int  # the inode of its last file with anything in it; 0: there is none
     size: int  # bytes of that
     written: float  # when, in seconds since 1970
-    touched: float  # the same, of the file after it, if that is empty
+    touched: float  # the same, of the newest file: later than `written` only if that is empty
 
 
 def end_of(path: str) -> End:
@@ -388,7 +389,7 @@ def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[byte
 
 
 def _line_start(file: int, end: int) -> int:
-    """Where the line begins in which byte END of a file is, or would be.
+    """Where the line begins that has byte END of a file, or would have the next one written there.
 
     Raises OSError if the line is too long to be a listener's.
     """
@@ -1688,13 +1689,13 @@ def line_fact(line: str) -> Optional[Fact]:
     """
     usual = _USUAL_LINE.search(line) if len(line) < MAX_USUAL_LINE else None
     if usual:
-        (stamp, message, user, registry, request, address, repository, digest, agent, kind, *answer
-         ) = usual.groups()
+        (stamp, message, user, registry, request, address, repository, digest, agent, content_type,
+         *answer) = usual.groups()
         if (message[0] == "a" or answer[0]) and "/v2/" not in repository:
             return _blob_fact(
                 stamp, answer, registry, repository, digest, address,
                 _unquote(agent) if "\\" in agent else agent, user, request=request,
-                in_parts=kind is not None and kind.startswith('"multipart/'))
+                in_parts=content_type is not None and content_type.startswith('"multipart/'))
     if not ("/blobs/" in line and "GET" in line or "listening on" in line):
         return None
     try:
@@ -1713,10 +1714,10 @@ def line_fact(line: str) -> Optional[Fact]:
 #
 # A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
 # about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
-# requests of one engine for one repository of one registry are a Conversation, in the order of
-# time, and each finds its pull when those before it have found theirs. What comes late is put into
-# the order, and those after it find their pulls anew: so there is one way in which a request finds
-# its pull, and the order in which facts come changes nothing.
+# requests for one repository of one registry by engines of one name, whatever their addresses, are
+# a Conversation, in the order of time, and each finds its pull when those before it have found
+# theirs. What comes late is put into the order, and those after it find their pulls anew: so there
+# is one way in which a request finds its pull, and the order in which facts come changes nothing.
 #
 # A blob goes to the newest pull of its client and user whose image has it and that lacks it; of two
 # that go on at once, to one that is not fetching it already. A pull whose client has the manifest
@@ -1732,7 +1733,7 @@ def line_fact(line: str) -> Optional[Fact]:
 # nobody knows, and the pull is `unknown`.
 
 COMPLETE_SECONDS = 5  # a client asks for the next layer within
-RESUME_SECONDS = 0.9  # in which the event of a new pull comes, where its lines came before
+RESUME_SECONDS = 0.9  # a new pull's lines may come this long before its manifest's event
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
@@ -1741,6 +1742,7 @@ MAX_ERROR_BODY = 1000  # bytes; a registry's error is shorter, and counts as wri
 MAX_PARTED = 500  # requests of a pull that may be parted in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
+SURELY, PERHAPS, NOT = 2, 1, 0  # answers to whether an image has a blob
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
     "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
     "sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1"}
@@ -2097,15 +2099,16 @@ class Pull:
         return None
 
     def contains(self, digest: str) -> int:
-        """2: the image has this blob; 1: it may have it, as not all is known; 0: it has not."""
+        """Whether the image has this blob: SURELY, PERHAPS, as not all is known, or NOT."""
         for image in self._some_images():
             if image.sizes is None:
-                return 1
+                return PERHAPS
             if digest in image.sizes:
-                return 2
+                return SURELY
         if self.children and self._child_with(digest):
-            return 2
-        return int(all(image.is_attestation and self.index for image in self._some_images()))
+            return SURELY
+        return PERHAPS if all(
+            image.is_attestation and self.index for image in self._some_images()) else NOT
 
     def is_missing(self, digest: str) -> bool:
         """Whether what was sent of this blob is, for all that is known, less than all of it."""
@@ -2216,8 +2219,8 @@ class Pull:
     def _taken_of(self, images: List[Manifest]) -> List[Manifest]:
         """Of some images those that the client takes: those of which it asked for a layer.
 
-        Of a copier, also those of which it asked for the config alone; containerd asks for the
-        manifests and configs of all platforms, and takes one.
+        Of one of the COPIERS, also those of which it asked for the config alone; containerd asks
+        for the manifests and configs of all platforms, and takes one.
         """
         copies, left, taken = self.agent.startswith(COPIERS), set(self.asked), []
         parts = {image: (image.sizes or {}) if copies else image.order for image in images}
@@ -2365,8 +2368,8 @@ class Pull:
     def is_open(self, request: Request, now: Optional[float]) -> bool:
         """Whether a request of this pull may still be answered.
 
-        Not if the process that served it is gone. And one of which no end was told may have lost
-        its end, but hardly goes on if it were slower than 64 KiB/s.
+        Not if the process that served it is gone. NOW, if it is not None, ends one whose end may
+        have been lost: ten minutes later, and what its blob takes at 64 KiB/s.
         """
         if request.ended is not None or self.conversation.registry.last_restart > request.time:
             return False
@@ -2396,7 +2399,7 @@ class Pull:
         return blobs is not None and blobs.keys() <= self.asked.keys()
 
     def is_explained(self) -> bool:
-        """Whether it is known why the client did not ask for the blobs that it did not ask for."""
+        """Whether the client is known to have all blobs that it did not ask for."""
         images = self.chosen or list(self.images.values())
         if len(self.platforms or images) > 1 and not self._has_all_manifests(images):
             return False
@@ -2432,9 +2435,10 @@ class Pull:
     def _kept(self) -> List[Pull]:
         """The other pulls of the client that brought what it should still have.
 
-        It has removed what came with a layer that it asks for again, unless that pull was cut: the
-        layer may have been on its way. And an image of which it got all before if it asks for any
-        of its layers. (podman and skopeo ask for the config of an image that they have.)
+        Not one that brought a layer that is asked for again, as the client has removed what came
+        with that; but if it was cut, the layer may have been on its way. Nor an earlier one that
+        got the same image to its end, if any of its layers is asked for. (podman and skopeo ask for
+        the config of an image that they have.)
         """
         layers = [digest for digest, requests in self.asked.items() if not requests.answers
                   and any(digest in image.order for image in self.chosen)]
@@ -2533,6 +2537,15 @@ class Engine:
             for request in self._requests)
 
 
+class Restart(NamedTuple):
+    """A new process of a registry began."""
+
+    time: float  # seconds since 1970
+    instance: str
+    last_heard: float  # when the registry was last heard of before
+    last_stamp: str  # the same, RFC 3339
+
+
 class Registry:
     """One registry, under the name by which its clients know it: when it was started anew.
 
@@ -2545,8 +2558,7 @@ class Registry:
         self.last_heard, self.last_stamp = 0.0, ""
         self.last_restart = self.restart_seen = 0.0
         self._instances: Dict[str, Tuple[float, float]] = {}  # first and last time of each
-        # Of each restart: when, by which instance, and when the registry was heard of before it.
-        self._restarts: List[Tuple[float, str, float, str]] = []
+        self._restarts: List[Restart] = []
 
     def hear(self, fact: Fact) -> None:
         """Take in a fact that this registry has told."""
@@ -2556,37 +2568,37 @@ class Registry:
             self._instances[fact.instance] = first, last
             keep_latest(self._instances, self.MAX_RESTARTS)
             if self._restarts and first < self.last_restart < last - 1 and (
-                    fact.instance != self._restarts[-1][1]):
-                self.undo(self._restarts[-1][1])  # it is another replica that began
+                    fact.instance != self._restarts[-1].instance):
+                self.undo(self._restarts[-1].instance)  # it is another replica that began
         if fact.time > self.last_heard:
             self.last_heard, self.last_stamp = fact.time, fact.stamp
 
     def restart(self, fact: Fact, now: float) -> None:
         """Take in that the process was started anew, unless others go on behind the same name."""
         lives = [times for name, times in self._instances.items() if name != fact.instance]
-        if fact.instance in (restart[1] for restart in self._restarts) or any(
+        if any(restart.instance == fact.instance for restart in self._restarts) or any(
                 last > fact.time + 1 for _, last in lives):
             return
-        self._restarts.append((fact.time, fact.instance, min(self.last_heard, fact.time),
-                               self.last_stamp))
+        self._restarts.append(Restart(fact.time, fact.instance, min(self.last_heard, fact.time),
+                                      self.last_stamp))
         self._restarts.sort()
         del self._restarts[:-self.MAX_RESTARTS]
-        self.last_restart, self.restart_seen = self._restarts[-1][0], now
+        self.last_restart, self.restart_seen = self._restarts[-1].time, now
 
     def undo(self, instance: str) -> None:
         """It was another registry's process, or another replica's."""
-        self._restarts = [restart for restart in self._restarts if restart[1] != instance]
-        self.last_restart = self._restarts[-1][0] if self._restarts else 0.0
+        self._restarts = [restart for restart in self._restarts if restart.instance != instance]
+        self.last_restart = self._restarts[-1].time if self._restarts else 0.0
 
     def restarted(self, start: float, end: float) -> bool:
         """Whether it was started anew between two times."""
         return self.last_restart > start and any(
-            start < at < end for at, _, _, _ in self._restarts)
+            start < restart.time < end for restart in self._restarts)
 
     def last_sign(self, after: float) -> Tuple[float, str]:
         """When it was last heard of before the first restart AFTER a time, and that as a stamp."""
-        return next(((heard, stamp) for at, _, heard, stamp in self._restarts if at > after),
-                    (0.0, ""))
+        return next(((restart.last_heard, restart.last_stamp) for restart in self._restarts
+                     if restart.time > after), (0.0, ""))
 
     def is_also(self, other: Registry) -> bool:
         """Whether both are names of one registry: an instance has answered under both."""
@@ -2618,7 +2630,7 @@ def conversation_key(fact: Fact) -> Tuple[str, str, str]:
 
 
 class Conversation:
-    """All requests of one engine for one repository of one registry, in the order of time.
+    """All requests for one repository of one registry by engines of one name, in order of time.
 
     Each finds its pull when those before it have found theirs. What comes late is put into the
     order, and `settle` has those after it find their pulls anew.
@@ -2634,8 +2646,10 @@ class Conversation:
         # The pulls of each client and user; of one that nobody has named yet, None.
         self._clients: Dict[str, Dict[Optional[str], Dict[Pull, None]]] = {}
         self._unsettled: Optional[Place] = None  # the first whose request is in no pull yet
-        self._begun: Dict[str, Pull] = {}  # pulls without requests, by that which began them
-        self._parted: Dict[Pull, None] = {}  # those that have lost requests, which nobody knows yet
+        # Pulls whose requests were all taken away, by the id of the one that began them: another
+        # pull that it begins is the same one.
+        self._begun: Dict[str, Pull] = {}
+        self._parted: Dict[Pull, None] = {}  # those that lost requests since the last `settle`
         self._number = itertools.count()
 
     def add(self, request: Request) -> Optional[Pull]:
@@ -2820,14 +2834,15 @@ class Conversation:
         if request.user_known or len(self._clients.get(request.client, ())) == 1:
             newest = next(self._latest(request), None)
             if newest and newest.started <= request.place[0] and (
-                    request.digest not in newest.asked and newest.contains(request.digest) == 2):
+                    request.digest not in newest.asked
+                    and newest.contains(request.digest) == SURELY):
                 return newest  # as all of the following would find, in a tenth of the time
         own = self._best(request, self._latest(request))
         anew = own.asked_anew(request) if own else []
         if own and own.lacks(request) and not anew:
             return own
         other = self._best(request, (pull for pull in self._latest_of_others(request) if (
-            pull.contains(request.digest) == 2 and pull.lacks(request)
+            pull.contains(request.digest) == SURELY and pull.lacks(request)
             and pull.is_active(request.place[0])
             and (not anew or pull.started <= request.place[0]))))
         if other or not anew:
@@ -2854,10 +2869,10 @@ class Conversation:
             last = newest_begun.setdefault(pull.user, pull) if had_begun else newest[pull.user]
             contains = pull.contains(digest)
             if not contains or not pull.is_active(order) and (
-                    contains == 1 or not is_newest or pull.may_be_whole(digest)):
+                    contains == PERHAPS or not is_newest or pull.may_be_whole(digest)):
                 continue
             fetches = pull.is_fetching(request)
-            rank = (contains == 2, fetches or pull.is_missing(digest), had_begun,
+            rank = (contains == SURELY, fetches or pull.is_missing(digest), had_begun,
                     not fetches and (pull is last or pull.goes_on_beside(last)))
             if request.user_known and all(rank):
                 return pull
@@ -2907,7 +2922,8 @@ class Tracker:
         self.now = 0.0
         self._next_review = self._next_forgetting = 0.0
         self._registries: Dict[str, Registry] = {}
-        self._starts: Dict[str, Fact] = {}  # of registries not known by name yet, by instance
+        # By instance: each name under which it answers later is told of it.
+        self._starts: Dict[str, Fact] = {}
         self._repositories: Dict[Tuple[str, str], Repository] = collections.defaultdict(Repository)
         self._manifests: collections.deque = collections.deque()  # with their repository's key
         self._engines: Dict[Tuple[str, str], Engine] = collections.defaultdict(Engine)
@@ -3062,7 +3078,7 @@ class Tracker:
             self._late[conversation] = None
 
     def _mark_active(self, conversation: Conversation, pull: Optional[Pull]) -> None:
-        """PULL, of a CONVERSATION, may be another; None: that is settled later."""
+        """Something came for PULL, which may have begun; None: CONVERSATION is settled first."""
         if pull is None:
             self._late[conversation] = None
             return
@@ -3113,7 +3129,7 @@ class Tracker:
         """Settle conversations in which something came late, for as long as there are steps left.
 
         Steps are earned by facts, so that no fact can make others find their pulls again and
-        again; LEAST is how many there may be at the end.
+        again. It stops when LEAST are left: at -math.inf all is settled.
         """
         while self._late and self._steps > least:
             conversation = next(iter(self._late))
@@ -3424,17 +3440,17 @@ class Endpoint(NamedTuple):
     timeout: float  # seconds
 
 
-def _shown_url(url: str) -> str:
+def _shown(url: str) -> str:
     return plain(mask_secrets(url[:MAX_URL]))
 
 
 def _sending_fault(url: str, error: str) -> Fault:
     """The fault of a registry that sends to URL and logs ERROR."""
-    url, error = _shown_url(url), _shown_url(error)
+    url, error = _shown(url), _shown(error)
     for pattern, name, remedy in CAUSES:
         if found := re.search(pattern, error):
             break
-    name = name or found[0].replace(" unaccepted", "")
+    name = name or found[0].replace(" unaccepted", "")  # `status 404 Not Found unaccepted`
     if name == "connection refused" and is_own_host(url):
         remedy = OWN_HOST
     remedy = remedy.format(host=url_host(url) or "LISTENER")
@@ -3559,7 +3575,7 @@ class Trouble:
         if found := _ENDPOINT.match(message):
             name, url, timeout, disabled = found.groups("")
             self._endpoints_of(instance).append(Endpoint(
-                plain(name or disabled), _shown_url(url), go_duration(timeout)))
+                plain(name or disabled), _shown(url), go_duration(timeout)))
         return []
 
     def _endpoints_of(self, instance: str) -> List[Endpoint]:
@@ -3686,7 +3702,7 @@ class LineCount:
 
 
 def telling_lines(lines: Iterable[str]) -> Iterator[str]:
-    """LINES without those that tell a Trouble nothing: requests, but for the last before others."""
+    """LINES without those of requests, but for the last of each kind before one of a fault."""
     latest: Dict[str, str] = {}
     for line in lines:
         if "response completed" in line:
@@ -3764,7 +3780,7 @@ HIDDEN_ACTIONS = {"pull": "pull", "push": "push"}
 
 
 def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
-    url, counts = _shown_url(text_of(endpoint, "url")), child(endpoint, "Metrics")
+    url, counts = _shown(text_of(endpoint, "url")), child(endpoint, "Metrics")
     waiting, failures, errors = (amount(counts.get(name)) or 0
                                  for name in ("Pending", "Failures", "Errors"))
     if waiting and failures + errors:
@@ -4206,9 +4222,6 @@ $("#find").oninput = show;
 watch();
 </script>"""
 
-EVENT_ACTIONS = "pull", "push", "mount", "delete", "other"
-VERDICTS = "complete", "up to date", "interrupted", "failed", "unknown"
-STATUSES = 200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503
 MAX_ENDED, MAX_PUSHES = 100, 50  # on the page
 MAX_SHOWN_BLOBS = 128  # of a pull; docker makes no image of more layers
 MAX_SHOWN_TEXT = 400  # characters of a name; no registry takes a longer one
@@ -4245,7 +4258,7 @@ def running_object(pull: Pull, now: float) -> Dict[str, Any]:
                       for blob in blobs[:MAX_SHOWN_BLOBS]]}
 
 
-def _shown(found: Dict[str, Any]) -> str:
+def _shown_json(found: Dict[str, Any]) -> str:
     """An object as ASCII JSON, its texts cut to MAX_SHOWN_TEXT."""
     return json.dumps({name: value[:MAX_SHOWN_TEXT] if isinstance(value, str) else value
                        for name, value in found.items()})
@@ -4282,7 +4295,7 @@ class Board:
             self.running.pop(pull, None)
         judged = self._ended.pop(pull, None)
         if judged and change.what == "forgotten":
-            self._forgotten.append((pull.started, _shown(pull_object(pull, now, judged))))
+            self._forgotten.append((pull.started, _shown_json(pull_object(pull, now, judged))))
         if change.what == "ended":
             self._ended[pull] = change.verdict
             keep_latest(self._ended, MAX_ENDED)
@@ -4292,7 +4305,7 @@ class Board:
         """Take in an EVENT, which need not be a push."""
         found = push_object(event)
         if found:
-            self._pushes.append(_shown(found))
+            self._pushes.append(_shown_json(found))
 
     def data(self, now: float, about: Dict[str, Any], notices: List[str]) -> bytes:
         """The JSON of GET /pulls: what it says ABOUT the listener, and what people should know.
@@ -4304,10 +4317,10 @@ class Board:
         """
         head = json.dumps({**about, "running_count": len(self.running)})
         sentences = (json.dumps(text[:MAX_TEXT]) for text in notices)
-        ended = [(pull.started, _shown(pull_object(pull, now, judged)))
+        ended = [(pull.started, _shown_json(pull_object(pull, now, judged)))
                  for pull, judged in self._ended.items()]
         ended = heapq.nlargest(MAX_ENDED, [*ended, *self._forgotten], operator.itemgetter(0))
-        running = (_shown(running_object(pull, now)) for pull in reversed(self.running))
+        running = (_shown_json(running_object(pull, now)) for pull in reversed(self.running))
         return (f'{head[:-1]}, "notices": {_json_array(sentences, 20_000)}, '
                 f'"running": {_json_array(running, 60_000)}, '
                 f'"pulls": {_json_array((text for _, text in ended), 90_000)}, '
@@ -4357,6 +4370,11 @@ def process_metrics(started: float) -> str:
                   ("resident_memory_bytes", "gauge", "Resident memory.", pages[1]),
                   ("open_fds", "gauge", "Files that are open.", len(os.listdir("/proc/self/fd")))]
     return "".join(metric_family(f"process_{name}", *rest) for name, *rest in found)
+
+
+EVENT_ACTIONS = "pull", "push", "mount", "delete", "other"
+VERDICTS = "complete", "up to date", "interrupted", "failed", "unknown"
+STATUSES = 200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503
 
 
 class Metrics:
@@ -4846,7 +4864,10 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
 
 def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
                 ) -> None:
-    """Send messages of facts, how many lines could not be read, notes, and what went wrong."""
+    """Send messages: facts, how many lines could not be read, notes, and the problem.
+
+    That is None while more follows, and in the last message "" or what went wrong.
+    """
     def send(batch: list, problem: Optional[str]) -> None:
         sending.send_bytes(marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem)))
         notes.clear()
@@ -4872,7 +4893,7 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
     reader = multiprocessing.get_context("fork").Process(
         target=_send_facts, args=(paths, parse, sending), daemon=True)
-    # In no reader it stays open: each ends when the one who receives is gone.
+    # A reader must not hold this end open itself, or it would not notice that its parent is gone.
     multiprocessing.util.register_after_fork(receiving, type(receiving).close)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this one
     try:
@@ -4903,7 +4924,8 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
            board: Board, metrics: Metrics) -> None:
     """Let TRACKER, TROUBLE, BOARD and METRICS know of what stood in the files at the start.
 
-    What came to pass until the log was last touched was said then: see Console.
+    Pulls that ended before the log was last touched were said then: the Console touches it when it
+    has said an end.
     """
     metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or log_end.written
     metrics.last_registry_log_line_timestamp_seconds = (
@@ -4948,8 +4970,8 @@ def line_time(line: str) -> Optional[float]:
 class Repeats:
     """Tells new lines of a registry's log from repeated ones: `docker logs` begins with old lines.
 
-    Known are the last MAX_LINES lines, by their hashes, and all that is older than those which were
-    kept before the start, if there were more.
+    Known are the last MAX_LINES lines, by their hashes; and what is older than the first line that
+    was read back at the start, if not all could be.
     """
 
     MAX_LINES = 100_000
@@ -4971,10 +4993,11 @@ class Repeats:
             self._remember(hash(line))
 
     def _remember(self, name: int) -> None:
-        self._hashes.add(name)
-        self._order.append(name)
-        if len(self._order) > self.MAX_LINES:
-            self._hashes.discard(self._order.popleft())
+        if name not in self._hashes:
+            self._hashes.add(name)
+            self._order.append(name)
+            if len(self._order) > self.MAX_LINES:
+                self._hashes.discard(self._order.popleft())
 
     def is_new(self, line: str) -> bool:
         """Whether LINE was not known; from now on it is."""
