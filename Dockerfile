@@ -5,6 +5,8 @@ RUN chmod 0644 /listener.py
 # Its default log is then /listener_log/log.log.
 WORKDIR /
 EXPOSE 8086/tcp 8086/udp
+# Not through a proxy, which docker may have put into the environment.
 HEALTHCHECK --interval=3s --timeout=5s CMD ["python", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8086/healthz', timeout=4)"]
+    "import urllib.request as r; \
+    r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8086/healthz', timeout=4)"]
 ENTRYPOINT ["python", "/listener.py"]

@@ -154,10 +154,18 @@ pulls: ## what was pulled, and whether it was interrupted: make pulls [ARGS=--js
 	$(need_own)
 	$(call read,pulls) $(ARGS)
 
+# Containers that do not run, and what they are instead: `sts_docker_auth (exited)`.
+stopped = $$(command -v docker >/dev/null && for name in $(CONTAINERS); do \
+	state=$$(docker container inspect -f '{{.State.Status}}' $$name 2>/dev/null) || state=missing; \
+	[ "$$state" = running ] || printf ' %s (%s)' $$name $$state; done)
+
 .PHONY: check
 check: ## why nothing arrives, and what to do
 	$(need_own)
+	@stopped="$(stopped)"; [ -z "$$stopped" ] || \
+	    printf 'Not running:%s. Start the stack: make run, in another terminal.\n\n' "$$stopped"
 	$(call read,check) $$debug $(ARGS)
+	@[ -z "$(stopped)" ]
 
 .venv/bin/pytest:
 	$(call need,$(PYTHON) with venv,$(PYTHON) -c 'import venv; import ensurepip',\

@@ -58,6 +58,7 @@ from __future__ import annotations
 import argparse
 import base64
 import bisect
+import codecs
 import collections
 import contextlib
 import email.utils
@@ -428,7 +429,7 @@ class LogFile:
         self.path, self._warn, self._is_line, self._rotation = path, warn, is_line, rotation
         self._rotating = SaidOnce(warn)
         self._rename_at = 0.0  # not before then; time.monotonic()
-        self._end_unseen = True  # what stands after the last newline was not looked at yet
+        self._seen = -1  # bytes of the file when its end was looked at last
         self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
         self._file = self._open()
         with contextlib.suppress(OSError):  # on a full disk: before the next write, then
@@ -460,7 +461,10 @@ class LogFile:
                 raise OSError(errno.EINVAL, FOREIGN)
 
     def _mend(self) -> None:
-        """See to what stands after the last newline; raises OSError, and may be called again."""
+        """See to what stands after the last newline; raises OSError, and may be called again.
+
+        There is something after a crash, or if another program has cut the file.
+        """
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             start = _line_start(self._file, size) if self._is_line else size
@@ -469,7 +473,7 @@ class LogFile:
                 os.write(self._file, b"\n")
             else:
                 self._move_aside(torn, start)
-        self._end_unseen = False
+        self._seen = os.fstat(self._file).st_size
 
     def _move_aside(self, torn: bytes, start: int) -> None:
         aside = f"{self.path}.torn"
@@ -478,8 +482,10 @@ class LogFile:
             file.flush()
             os.fsync(file.fileno())
         os.ftruncate(self._file, start)
-        self._warn(f"{self.path}: its last {counted(len(torn), 'byte')}, a line that was never "
-                   f"finished nor acknowledged, were moved to {aside}")
+        what = ("a line that was never finished nor acknowledged" if self._seen < 0 else
+                "what another program has left of a line")
+        self._warn(f"{self.path}: its last {counted(len(torn), 'byte')}, {what}, were moved to "
+                   f"{aside}")
 
     @staticmethod
     def _sync_folder(folder: str) -> None:
@@ -499,10 +505,10 @@ class LogFile:
         while True:
             if self._moved():
                 self._reopen()
-            if self._end_unseen:
-                self._mend()
             self._cut_back()
-            start = os.fstat(self._file).st_size
+            if os.fstat(self._file).st_size != self._seen:
+                self._mend()
+            start = self._seen
             if self._is_full(start, len(data)) and self._rotate():
                 continue
             try:
@@ -518,6 +524,7 @@ class LogFile:
                 with contextlib.suppress(OSError):
                     self._cut_back()
                 raise
+            self._seen = start + len(data)
             if os.fstat(self._file).st_nlink or not self._moved():
                 return  # else it was removed meanwhile, and what was written went with it
 
@@ -533,7 +540,7 @@ class LogFile:
             self._cut_back()
             os.fsync(self._file)
         os.close(self._file)
-        self._file, self._cut_at, self._end_unseen = file, None, True
+        self._file, self._cut_at, self._seen = file, None, -1
 
     def _is_full(self, size: int, more: int) -> bool:
         return (self._rotation is not None and size > 0 and size + more > self._rotation.size
@@ -904,10 +911,11 @@ class Handler(_Head):
                 given = base64.b64decode(rest).partition(b":")[2]
         if hmac.compare_digest(given, token):
             return None
+        what = "wrong token" if given else "no token"
         if self.command == "POST":
-            return 401, ("no or wrong token: the endpoint in the registry's config needs "
-                         "headers: {Authorization: [Bearer TOKEN]}")
-        return 401, (f"no or wrong token for {self.path}: send Authorization: Bearer TOKEN, or "
+            return 401, (f"{what}: the endpoint in the registry's config needs headers: "
+                         "{Authorization: [Bearer TOKEN]}, with the token in --token-file")
+        return 401, (f"{what} for {self.path}: send Authorization: Bearer TOKEN, or "
                      "in a browser give it as the password, with any name")
 
     def answer(self, answer: Answer) -> bytes:
@@ -1157,8 +1165,10 @@ class Server:
         except (StopIteration, ssl.SSLEOFError):
             pass  # all was said, or the client is gone
         except ssl.SSLError as error:
-            self._report(0, connection.host, f"no TLS: {error.reason or error}; is its url "
-                         "https:// and the certificate one that it trusts?")
+            # An alert is the client's: as a rule it has looked at the certificate.
+            what = "its TLS ended with" if "ALERT" in str(error.reason) else "no TLS:"
+            self._report(0, connection.host, f"{what} {error.reason or error}; is its url https:// "
+                         "and the certificate one that it trusts?")
         except OSError:
             pass  # the client is gone
         except Exception as error:
@@ -1423,19 +1433,19 @@ class StandardInput:
 
     MAX_READ = 64 << 10  # bytes of a line; the rest of it is thrown away
 
-    def __init__(self, keep: Callable[[List[str]], None], warn: Callable[[str], None]) -> None:
-        """KEEP is handed each line. WARN is told of the end of the input."""
-        self._keep, self._warn = keep, warn
+    def __init__(self, keep: Callable[[List[str]], None], end: Callable[[str], None]) -> None:
+        """KEEP is handed each line. END is told why there are no more."""
+        self._keep, self._end = keep, end
 
     def start(self) -> None:
         start_thread(threading.Thread(target=self._read, daemon=True))
 
     def _read(self) -> None:
         if sys.stdin is None or sys.stdin.isatty():  # in the background, reading would stop it
-            return self._warn(
+            return self._end(
                 "--registry-log - reads the registry's log from standard input, but nothing is "
                 "piped into it: docker logs -f REGISTRY 2>&1 | python listener.py --registry-log -")
-        why = "standard input has ended"
+        why, number = "standard input has ended", 0
         try:
             with open(0, "rb", closefd=False) as file:
                 whole = True
@@ -1443,11 +1453,14 @@ class StandardInput:
                     if whole:
                         line = plain(part.decode("utf-8", "backslashreplace").rstrip("\r\n"))
                         self._keep([line])
+                        number += 1
                     whole = part.endswith(b"\n")
+            why += f" after one line, {mask_secrets(line[:MAX_URL])}" if number == 1 else ""
         except OSError as error:
             why = f"cannot read standard input: {reason(error)}"
-        self._warn(f"no more of the registry's log is read: {why}; notifications are taken as "
-                   "before")
+        self._end(f"no more of the registry's log is read: {why}. Start the command again: "
+                  "`docker logs -f` ends when its container stops. Until then notifications are "
+                  "taken as before, and pulls end as unknown")
 
 
 # -------------------------------------------------------------------------------------------- facts
@@ -3265,10 +3278,12 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 #                         has not told of the fault for MENDED_SECONDS;
 #   if it has no endpoint when an event arrives, or when it starts with one;
 #   if a timeout is short when it starts and does not tell of it again;
-#   if it trusts no key   when it authorizes a request.
+#   if it trusts no key   when it authorizes a request;
+#   if it does not run    when it starts, or answers a request.
 # The event may have come from another registry: a fault that comes back within RECURRING_SECONDS
 # was not over. From then on no event ends it, and nothing more is said of it.
 
+NOT_RUNNING = "a registry that does not run"  # the name of a fault
 MAX_FAULTS = 20  # remembered; also endpoints of a registry
 MAX_STARTS = 20  # of registries, whose endpoints are remembered
 MAX_URL = 200  # characters shown of a url
@@ -3314,7 +3329,8 @@ class Caveats:
 
 
 # A header's value may have brackets: its map ends with the quoted text around it.
-_SECRETS = ((re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
+_SECRETS = ((re.compile(r"(cannot unmarshal \S+ )`[^`]*`"), r"\1`***`"),
+            (re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
              r"\1***]"),
             (re.compile(r'(headers(\\*")\s*:\s*)\{(?!\}).*?(?:\]\s*\}|$)', re.IGNORECASE),
              r"\1\2***\2"),
@@ -3322,13 +3338,13 @@ _SECRETS = ((re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re
                         r'(?!\*\*\*|bearer |basic )[^"\\,\]}]+', re.IGNORECASE), r"\1***"),
             (re.compile(r'(bearer +)(?!realm=|\*\*\*)[^\s"\\,\]}]+', re.IGNORECASE), r"\1***"),
             (re.compile(r'(://)[^\s/"]+@'), r"\1***@"))
+_NEAR_SECRETS = "headers", "bearer", "authorization", "cannot unmarshal"
 
 
 def mask_secrets(line: str) -> str:
     """LINE with *** in place of tokens, passwords and the headers of an endpoint."""
     lower = line.lower()
-    if "headers" in lower or "bearer" in lower or "authorization" in lower or (
-            "@" in lower and "://" in lower):
+    if any(word in lower for word in _NEAR_SECRETS) or "@" in lower and "://" in lower:
         for secret, masked in _SECRETS:
             line = secret.sub(masked, line)
     return line
@@ -3349,19 +3365,31 @@ def is_own_host(url: str) -> bool:
 
 
 OWN_HOST = ("In a container {host} is that container: in the registry's config.yml, let `url:` "
-            "name the listener's, as in `url: http://sts_listener_server:8086/log`, and restart "
-            "the registry. If both run without containers, start the listener.")
+            "name the listener's service or container, as in `url: "
+            "http://sts_listener_server:8086/log`, or, if the listener runs without one, this "
+            "machine as containers see it: `url: http://172.17.0.1:8086/log`. Then restart the "
+            "registry. If both run without containers, start the listener.")
 CAUSES = (  # the registry's words, a name if those are none, and what to do
+    (r"proxyconnect", "its proxy cannot be reached",
+     "The registry sends through a proxy: in the environment of its container add {host} to "
+     "NO_PROXY, or take HTTP_PROXY and HTTPS_PROXY away, and start it anew."),
+    (r"unsupported protocol scheme", "",
+     "Write http:// before the listener's name in `url:`."),
     (r"connection refused", "",
      "Nothing listens there: start the listener (docker start {host}), or correct the port in "
-     "`url:`."),
+     "`url:`. If {host} is a service: docker compose up -d {host}. In a container the listener "
+     "must not be started with --host 127.0.0.1."),
     (r"no such host|server misbehaving", "no such host",
      "The container {host} is stopped (docker start {host}), or not on one network with the "
      "registry (docker network connect NETWORK {host}), or `url:` in the registry's config.yml "
-     "misspells its name."),
+     "misspells its name. If {host} is a service: docker compose up -d {host}."),
     (r"network is unreachable|no route to host", "no route to it",
      "The registry and the listener are on no common network: docker network connect NETWORK "
      "{host}."),
+    (r"x509: certificate has expired or is not yet valid", "",
+     "Make another for the listener, and send it SIGHUP; or set the clock."),
+    (r"x509: certificate is (?:valid for|not valid for any) .*", "",
+     "Let `url:` use a name that the listener's certificate has, or make one for {host}."),
     (r"x509|certificate", "x509, its certificate is not accepted",
      "Give the registry's container the certificate of whoever signed the listener's, as a file "
      "named in SSL_CERT_FILE, and let `url:` use a name that the listener's certificate has."),
@@ -3421,6 +3449,8 @@ class Fault:
         self.times += 1
 
     def text(self, now: float) -> str:
+        if not self.last:
+            return self.sentence  # nothing tells when
         if self.times < 2:
             return f"{self.sentence} (At {clock(self.last, now)}.)"
         return (f"{self.sentence} ({self.times} times, from {clock(self.first, now)} to "
@@ -3467,6 +3497,13 @@ def _key_fault(key: Optional[str]) -> Fault:
         "of docker_auth.", "the registry trusts the token server's key again")
 
 
+def _ended_fault(words: str) -> Fault:
+    remedy = ("Write it with brackets, as in `headers: {Authorization: [Bearer TOKEN]}`, "
+              if words.endswith("into []string") else "Correct that, as a rule in its config.yml, ")
+    return Fault(NOT_RUNNING, "", f"the registry does not run, as its log ends with: "
+                 f"{_shown(words)}. {remedy}and start it again.", "it runs")
+
+
 def _timeout_fault(url: str, timeout: float) -> Fault:
     return Fault(
         "short timeout", url, f"the registry gives {url} only {timeout * 1e9:.0f} ns to answer, so "
@@ -3490,6 +3527,9 @@ def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
 _SINK = re.compile(r"httpSink\{(.*?)\}: (.*?)(?:, retrying)?$")
 _ENDPOINT = re.compile(r"configuring endpoint (.*) \((.*)\), timeout=([^,]*),"
                        r"|endpoint (.*) disabled, skipping$")
+# Not by logrus, or no more: what the program writes that ends at once.
+_ENDED = re.compile(r"(?:configuration error|panic): .*(?<!unmarshal errors:)$"
+                    r"|line \d+: cannot unmarshal .*")
 _UNTRUSTED = re.compile(r"(?:failed to verify token: )?token signed by untrusted key"
                         r'(?: with ID: "?([^"]*))?')
 
@@ -3507,11 +3547,17 @@ class Trouble:
     def concerns(line: str) -> bool:
         """Whether LINE may tell of a fault; lines of requests only tell that one is over."""
         return ("httpSink{" in line or "endpoint " in line or "listening on" in line
-                or "untrusted key" in line)
+                or "untrusted key" in line or "fatal" in line or "panic: " in line
+                or "configuration error: " in line or "cannot unmarshal" in line)
 
     @property
     def cannot_send(self) -> bool:
         return any(fault.sends for fault in self._lasting())
+
+    @property
+    def keeps_all_away(self) -> bool:
+        """Whether it is known why no event comes."""
+        return self.cannot_send or any(fault.name == NOT_RUNNING for fault in self._lasting())
 
     @property
     def mended(self) -> List[str]:
@@ -3529,7 +3575,8 @@ class Trouble:
     def standing(self, now: float) -> List[str]:
         """The faults that last, a few sentences each, worst first."""
         return [fault.text(now) for fault
-                in sorted(self._lasting(), key=lambda fault: not fault.sends)]
+                in sorted(self._lasting(), key=lambda fault: (
+                    fault.name != NOT_RUNNING, not fault.sends))]
 
     def feed(self, line: str) -> List[str]:
         """Take in a LINE of a registry's log, as for `log_fields`; returns sentences to say."""
@@ -3539,9 +3586,11 @@ class Trouble:
         fields = log_fields(line)
         with contextlib.suppress(ValueError):
             self._latest = seconds(_field(fields, "time"))
-        at = self._latest
+        at = self._latest  # of one without a time as well: it is newer
+        ended = None if fields else _ENDED.search(line)
         return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
-                *self._take(_field(fields, "msg"), fields, at)]
+                *(self._note(_ended_fault(ended[0]), at) if ended
+                  else self._take(_field(fields, "msg"), fields, at))]
 
     def arrived(self, at: float) -> List[str]:
         """An event came AT that time, in seconds since 1970; returns sentences to say.
@@ -3563,8 +3612,12 @@ class Trouble:
 
     def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
         instance = _field(fields, "instance.id")
-        if message == "authorized request":
-            return self._end(at, lambda fault: fault.name == "untrusted key")
+        authorized = message == "authorized request"
+        if authorized or message.startswith("response completed"):
+            return self._end(at, lambda fault: fault.name == NOT_RUNNING or (
+                authorized and fault.name == "untrusted key"))
+        if _field(fields, "level") == "fatal":
+            return self._note(_ended_fault(message), at)
         if message.startswith("listening on") and instance:
             return self._started(self._endpoints_of(instance), at)
         if message.startswith("retryingsink: error writing event"):
@@ -3592,7 +3645,7 @@ class Trouble:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
                 said += self._note(_timeout_fault(endpoint.url, endpoint.timeout), at)
         return said + self._end(at, lambda fault: fault.last < at and (
-            fault.sends and fault.url not in urls or fault.name == "short timeout"
+            fault.sends and fault.url not in urls or fault.name in ("short timeout", NOT_RUNNING)
             or fault.name == "no endpoint" and bool(urls)), Fault.over_with_start)
 
     def _note(self, fault: Fault, at: float) -> List[str]:
@@ -3607,7 +3660,9 @@ class Trouble:
         keep_latest(self._faults, MAX_FAULTS)
         if fault.ends_with_event and at <= self._arrived and not fault.recurring:
             return []  # an older line comes late: it is over already
-        fault.lasts, fault.recurring = True, at - fault.mended_at < RECURRING_SECONDS
+        fault.lasts = True
+        fault.recurring = fault.name != NOT_RUNNING and (
+            at - fault.mended_at < RECURRING_SECONDS)
         return [] if fault.recurring else [fault.sentence]
 
     def _end(self, at: float, is_over: Callable[[Fault], bool],
@@ -3626,7 +3681,7 @@ class EventCount:
     MAX_HOSTS = 10
 
     def __init__(self) -> None:
-        self.events = self.pulls = self.layers = self.repeats = 0
+        self.events = self.pulls = self.layers = self.repeats = self.unreadable = 0
         self.without_references = False  # the last manifest's event
         self.hosts: Dict[str, None] = {}
         self.last = -math.inf  # when the last event happened, in seconds since 1970
@@ -3637,7 +3692,8 @@ class EventCount:
             event = _decode(line.decode())
             name, target = text_of(event, "id")[:200], child(event, "target")
         except (AttributeError, ValueError, RecursionError):
-            return  # no event
+            self.unreadable += not line.isspace()
+            return
         self.events += 1
         with contextlib.suppress(ValueError):
             self.last = max(self.last, seconds(text_of(event, "timestamp")))
@@ -3655,13 +3711,15 @@ class EventCount:
             self.hosts[registry] = None
 
     def text(self, now: float) -> str:
-        if not self.events:
-            return "No event arrived"
-        arrived = f"{counted(self.events, 'event')} arrived, {self.pulls} of them of pulls"
+        arrived = "No event arrived"
+        if self.events:
+            arrived = f"{counted(self.events, 'event')} arrived, {self.pulls} of them of pulls"
         if math.isfinite(self.last):
             arrived += f", the last at {clock(self.last, now)}"
         if len(self.hosts) > 1:
             arrived += f", from {len(self.hosts)} registries ({', '.join(self.hosts)})"
+        if self.unreadable:
+            arrived += f"; {counted(self.unreadable, 'line')} could not be read"
         return arrived
 
 
@@ -3675,13 +3733,14 @@ class LineCount:
         self.redirected = False  # the last answer was a redirection to the storage
         self.caveats = Caveats()
         self.last = -math.inf  # when the last one was sent whole, in seconds since 1970
+        self.latest = 0.0  # time of the last line
         self._sizes: Dict[str, int] = {}  # most bytes sent of each blob
 
     def feed(self, line: str) -> None:
         self.lines += 1
         if "response completed" not in line:
             return
-        self.requests += 1
+        self.requests += "completed with error" not in line  # these come at level warn, too
         with contextlib.suppress(ValueError):
             fact = line_fact(line)
             if fact and fact.ended and fact.status:
@@ -3727,7 +3786,11 @@ def _missing_events(events: EventCount, lines: LineCount,
     urls = sorted({endpoint.url for endpoint in endpoints if endpoint.url})
     if events.layers or events.pulls and lines.requests and not lines.blobs:
         return
-    if events.pulls:
+    if events.unreadable and not events.events:
+        yield (f"no event is in the log that was given: {counted(events.unreadable, 'line')} could "
+               "not be read. If it is a registry's log, give it with --registry-log; if it is "
+               "gzipped, let its name end in .gz.")
+    elif events.pulls:
         yield (f"{counted(events.pulls, 'event')} of pulls arrived, but none of a layer. "
                f"{IN_CONFIG}neither `ignoredmediatypes:` nor `ignore: mediatypes:` must list "
                "`application/octet-stream`, the type of every layer; or whoever pulled had all "
@@ -3755,6 +3818,10 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
         yield (f"the last event is of {clock(events.last, now)}, but the registry has answered "
                f"requests since, until {clock(lines.last, now)}: it cannot send, or the listener "
                "was stopped. Look that it runs (docker ps) and at the other findings.")
+    if lines.requests and len(events.hosts) < 2 and events.last - lines.latest > LONG_AGO:
+        yield (f"the registry's log ends at {clock(lines.latest, now)}, but events came until "
+               f"{clock(events.last, now)}, so pulls since then end as unknown. `docker logs -f` "
+               "ends when its container stops: start it again, or give check the whole log.")
     if events.without_references:
         yield ("events of manifests come without references, so nobody can tell how big an image "
                f"is. {IN_CONFIG}write `events:` `includereferences: true`, and restart the "
@@ -4085,7 +4152,8 @@ notifications:
     includereferences: true
   endpoints:
     - name: listener
-      # As the registry reaches it. In a container, localhost is that container itself.
+      # As the registry reaches it. In a container localhost is that container itself: there, name
+      # the listener's service, or write 172.17.0.1 if the listener runs without a container.
       url: <span class="url"></span><span class="token" hidden>
       headers: {Authorization: [Bearer TOKEN]}</span></pre>
     Do events get through? This command makes one, and it shows up here:
@@ -4413,6 +4481,7 @@ class Metrics:
     def __init__(self, started: float) -> None:
         self.started = started
         self.write_error: Optional[OSError] = None
+        self.input_ended = ""  # why no more of the registry's log comes from standard input
         self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
         self.events_total = dict.fromkeys(EVENT_ACTIONS, 0)
         self.duplicate_events_total = self.write_failing = 0
@@ -4742,6 +4811,7 @@ class Console:
         metrics, now = self._metrics, self._now()
         notices = [f"{metrics.write_error}. Registries are told to send again until it can be "
                    "written."] if metrics.write_error else []
+        notices += [f"{plain(metrics.input_ended)}."] if metrics.input_ended else []
         notices += self._trouble.standing(now)
         if metrics.last_event_timestamp_seconds and (
                 not metrics.last_registry_log_line_timestamp_seconds):
@@ -4781,7 +4851,10 @@ def read_lines(path: str) -> Iterator[bytes]:
                         line = file.readline(MAX_READ_LINE)
                     line = TOO_LONG
                 yield line
-    except (OSError, EOFError, zlib.error) as error:
+    except (EOFError, zlib.error) as error:
+        raise Problem(f"cannot read {path}: {reason(error)}; if it is being compressed, try again, "
+                      "else name the other logs") from None
+    except OSError as error:
         raise Problem(f"cannot read {path}: {reason(error)}") from None
 
 
@@ -4836,8 +4909,11 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
         number += 1
         if not found:
             without_time = without_time or _WITHOUT_TIME.search(line[:200]) is not None
-            found = not without_time and (b"http.request." in line or (
-                b"listening on" in line and b"instance.id" in line))  # a registry's, of level info
+            # At level warn and error it tells of requests that were refused, and of those alone.
+            found = not without_time and (
+                b"http.request." in line and (
+                    b"info" in line or b"/blobs/" in line and b"GET" in line)
+                or b"listening on" in line and b"instance.id" in line)
         yield line
     if without_time and not found:
         notes.append(f"{name} was written for a terminal, without the time of day: run the "
@@ -4845,8 +4921,9 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
                      "log: formatter: json")
     elif number and not found:
         text = mask_secrets(line[:MAX_LINE].decode("utf-8", "replace").strip(" \t\r\n\0"))
-        notes.append(f"{name}: none of its {counted(number, 'line')} tells of a request: is it the "
-                     "registry's log, with log: level: info?" + (
+        lines = f"none of its {number} lines tells" if number > 1 else "its line does not tell"
+        notes.append(f"{name}: {lines} of a request: is it the registry's log, with "
+                     "log: {level: info} in its config.yml?" + (
                          f" It says: {plain(text[:MAX_URL])}" if number == 1 and text else ""))
 
 
@@ -5018,7 +5095,8 @@ class Repeats:
 def open_log(kind: Callable, path: str, warn: Callable[[str], None],
              rotation: Optional[Rotation]) -> Any:
     """A log of that KIND; raises Problem."""
-    with cannot(f"write {path}"):
+    remedy = f"; who runs the listener (user {os.getuid()}) must own it and its folder"
+    with cannot(f"write {path}", {errno.EACCES: remedy, errno.EPERM: remedy}):
         try:
             return kind(path, warn, rotation)
         except BlockingIOError:
@@ -5026,14 +5104,20 @@ def open_log(kind: Callable, path: str, warn: Callable[[str], None],
                           "another --log") from None
 
 
+NO_FILE = {errno.EISDIR: ": docker makes a folder where the file to mount is missing on its host"}
+
+
 def read_token(path: Optional[str]) -> Optional[bytes]:
     """The token in the file PATH; raises Problem."""
     if path is None:
         return None
-    with cannot(f"read the token in {path}"), open(path, "rb") as file:
+    with cannot(f"read the token in {path}", NO_FILE), open(path, "rb") as file:
         token = file.read().strip()
     if not token:
         raise Problem(f"no token in {path}: write one into it")
+    if len(token.split()) > 1 or token.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE)):
+        raise Problem(f"{path} has more than a token in it: write it alone, without Bearer, a "
+                      "second line or a byte order mark")
     return token
 
 
@@ -5045,9 +5129,17 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
 
     if not options.tls_cert:
         return None
+    for path in (options.tls_cert, options.tls_key):
+        with cannot(f"read {path}", NO_FILE):
+            open(path, "rb").close()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with cannot(f"use certificate {options.tls_cert} with key {options.tls_key}"):
-        context.load_cert_chain(options.tls_cert, options.tls_key, refuse_passphrase)
+        try:
+            context.load_cert_chain(options.tls_cert, options.tls_key, refuse_passphrase)
+        except ssl.SSLError as error:
+            if "PEM" in str(error):
+                raise ValueError("one of them is no PEM file, or they are swapped") from None
+            raise
     return context
 
 
@@ -5081,7 +5173,7 @@ class LineIntake:
             self._sources[f"udp port {datagrams.getsockname()[1]}"] = syslog
         if options.registry_log:
             self._repeats = Repeats(self.path)
-            self._sources["standard input"] = StandardInput(self._keep, console.warn)
+            self._sources["standard input"] = StandardInput(self._keep, self._end_input)
 
     def text(self) -> str:
         return f"the registry's log on {' and '.join(self._sources)} to {self.path}"
@@ -5092,6 +5184,10 @@ class LineIntake:
 
     def sync(self) -> None:
         self._log.sync()
+
+    def _end_input(self, why: str) -> None:
+        self._metrics.input_ended = why
+        self._console.warn(why)
 
     def _keep(self, lines: List[str]) -> None:
         lines = [mask_secrets(line) for line in lines]
@@ -5288,7 +5384,7 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
             yield at, text
 
     trouble, last = Trouble(), ""
-    for _, text in heapq.merge(*map(timed, paths), key=operator.itemgetter(0)):
+    for lines.latest, text in heapq.merge(*map(timed, paths), key=operator.itemgetter(0)):
         if text != last:  # `docker logs` and registry.log have the same
             trouble.feed(text)
         last = text
@@ -5311,13 +5407,15 @@ def check(options: argparse.Namespace) -> int:
             debug = debug_findings(fetch_debug(options.registry))
         except Problem as error:
             problem = error
-    findings = [*trouble.standing(now), *debug]
-    if events.events or not trouble.cannot_send:
+    findings = [*trouble.standing(now), *debug, *(
+        f"there is no {path}: run this in the folder where the listener runs, or name its log."
+        for path in missing)]
+    if events.events or not trouble.keeps_all_away:
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
         findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
     for finding in dict.fromkeys(findings):
         print(f"{plain(finding[:1].upper() + finding[1:])}\n")
-    arrived = events.text(now) + (f" ({missing[0]} is not there)" if missing else "")
+    arrived = events.text(now)
     if not findings and trouble.mended:
         arrived += f"; mended since: {', '.join(trouble.mended)}"
     print(plain(arrived + "."))
@@ -5341,6 +5439,13 @@ def parse_rotation(text: str) -> Rotation:
     return Rotation(int(size) << {"": 0, "K": 10, "M": 20, "G": 30}[unit], int(files or 9))
 
 
+def standard_input(text: str) -> str:
+    if text != "-":
+        raise argparse.ArgumentTypeError(
+            "serve reads it from standard input only: tail -F FILE | listener.py --registry-log -")
+    return text
+
+
 def _add_serve(commands: Any) -> argparse.ArgumentParser:
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
@@ -5348,7 +5453,7 @@ def _add_serve(commands: Any) -> argparse.ArgumentParser:
     serving.add_argument("--log", default=DEFAULT_LOG, help="file for the events (%(default)s)")
     serving.add_argument("--syslog-port", type=port_number, metavar="PORT",
                          help="UDP port for the registry's log; kept in registry.log beside --log")
-    serving.add_argument("--registry-log", choices=["-"], metavar="-",
+    serving.add_argument("--registry-log", type=standard_input, metavar="-",
                          help="take the registry's log from standard input; kept like syslog's")
     serving.add_argument("--token-file", metavar="FILE",
                          help="take only requests with the token in FILE in Authorization")
@@ -5383,6 +5488,8 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     if not arguments or arguments[0] not in ("serve", "pulls", "check", "-h", "--help"):
         arguments = ["serve", *arguments]
     options = parser.parse_args(arguments)
+    if options.command != "serve" and [*options.logs, *(options.registry_log or [])].count("-") > 1:
+        parser.error("standard input (-) can be read once only")
     if options.command == "serve" and os.path.basename(options.log) == "registry.log" and (
             options.syslog_port is not None or options.registry_log):
         serving.error("--log: registry.log is where the registry's own log goes")

@@ -1,6 +1,7 @@
 """Why nothing arrives: by the registry's log, live on the console and from files."""
 
 import contextlib
+import datetime
 import http.server
 import json
 import re
@@ -29,15 +30,28 @@ FAULTS = {  # the name of the recording: what is said of it
     "unit": "/ok only 500 ns to answer, so every event comes again and again",
     "http": ": server gave HTTP response to HTTPS client. The listener speaks plain http",
     "https": ": the connection was closed. What listens there may speak https",
-    "x509": ": x509, its certificate is not accepted. Give the registry's container",
+    "x509": ": x509: certificate is not valid for any names, but wanted to match g-tls-",
+    "proxy": "http://listener:8086/log: its proxy cannot be reached. The registry sends through a "
+             "proxy: in the environment of its container add listener to NO_PROXY",
+    "scheme": " listener:8086/log: unsupported protocol scheme. Write http:// before",
+    "expired": ": x509: certificate has expired or is not yet valid. Make another",
+    "badyaml": "does not run, as its log ends with: configuration error: error parsing /c.yml: "
+               "yaml: line 8: mapping values are not allowed in this context. Correct that",
+    "headers": "does not run, as its log ends with: line 9: cannot unmarshal !!str `***` into "
+               "[]string. Write it with brackets, as in `headers: {Authorization: [Bearer TOKEN]}`",
+    "nofile": "does not run, as its log ends with: open /no.crt: no such file or directory. Corr",
+    "bundle": "does not run, as its log ends with: panic: unable to configure authorization "
+              "(token): unable to open token auth root certificate bundle file",
     "key": "does not trust the key CVZ6:AAAA:BBBB:CCCC that they are signed with",
 }
+
+NOT_RUNNING = [name for name, said in FAULTS.items() if said.startswith("does not run")]
 
 
 def recorded(name, registry, year=2020):
     """Lines of a recording, as if they were written in YEAR: before the test, or after it."""
     text = (RECORDED / f"{name}-registry{registry}.log").read_text()
-    return text.replace("2026-11-25", f"{year}-11-25").splitlines()
+    return re.sub("2026-11-2[59]", f"{year}-11-25", text).splitlines()
 
 
 def sent(listener, lines):
@@ -65,7 +79,7 @@ def test_the_console_says_a_fault_once_and_the_page_as_long_as_it_lasts(tmp_path
         sent(listener, lines + lines[-1:])
         until(lambda: FAULTS[name] in listener.err, lambda: listener.err)
         assert any(FAULTS[name] in notice for notice in notices(listener))
-        assert metric(listener, "registry_cannot_send") == (name != "key")
+        assert metric(listener, "registry_cannot_send") == (name not in ("key", *NOT_RUNNING))
         said = [line for line in listener.err.splitlines() if FAULTS[name] in line]
         assert len(said) == 1 and re.match(rf"{CLOCK} the registry ", said[0])
 
@@ -104,6 +118,36 @@ def test_it_is_over_when_the_registry_starts_with_another_url(tmp_path, registry
         until(lambda: "the registry was started anew: it sends nothing to http://0.0.0.0:8086/log "
               "any more" in listener.err, lambda: listener.err)
         assert notices(listener) == []
+
+
+@pytest.mark.parametrize("registry", [2, 3])
+@pytest.mark.parametrize("name", NOT_RUNNING)
+def test_a_registry_that_does_not_run_is_the_first_thing_said_until_it_runs(tmp_path, name,
+                                                                            registry):
+    """An event may come from another: only its log tells that it runs."""
+    broken, well = recorded(name, registry), recorded("ok", registry, 2021)
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, broken + [line for line in recorded("nohost", registry) if "lookup" in line])
+        until(lambda: "nosuch" in listener.err, lambda: listener.err)
+        assert "does not run" in notices(listener)[0] and "nosuch" in notices(listener)[1]
+        listener.post(event())
+        until(lambda: "can send to http://nosuch:8086/log again" in listener.err)
+        assert len(notices(listener)) == 1
+        sent(listener, well)
+        until(lambda: "the registry was started anew: it runs" in listener.err)
+        assert notices(listener) == []
+        sent(listener, broken)  # once more, and at once
+        until(lambda: listener.err.count("does not run") == 2, lambda: listener.err)
+        sent(listener, [recorded_lines("docker_complete-registry2")[-1]])  # of a request
+        until(lambda: notices(listener) == [], lambda: notices(listener))
+    lines = recorded_lines("docker_complete-registry2") + recorded(name, registry, 2999)
+    status, out, _ = run(tmp_path, "check", PULLED[0], "--registry-log", "-",
+                         given="\n".join(lines).encode())
+    assert status == 1 and out.startswith("The registry does not run")
+    (tmp_path / "empty").mkdir()
+    status, out, _ = run(tmp_path / "empty", "check", "--registry-log", "-",
+                         given="\n".join(broken).encode())
+    assert "No event has arrived" not in out and "tells of" not in out
 
 
 @pytest.mark.parametrize("registry", [2, 3])
@@ -266,8 +310,8 @@ def test_a_log_that_lacks_the_start_is_no_fault_if_events_arrive(tmp_path):
 def test_check_without_any_file_says_what_to_do(tmp_path):
     status, out, err = run(tmp_path, "check")
     assert (status, err) == (1, "")
-    assert out.startswith("No event has arrived. In the registry's config.yml")
-    assert "No event arrived (listener_log/log.log is not there)." in out
+    assert out.startswith("There is no listener_log/log.log: run this in the folder where")
+    assert "No event has arrived. In the registry's config.yml" in out
     assert "docker logs REGISTRY 2>&1 | python listener.py check --registry-log -" in out
 
 
@@ -312,6 +356,40 @@ def test_check_says_what_is_missing_in_the_log(tmp_path, change, finding):
     assert status == 1 and finding in out
 
 
+def later(seconds):
+    """A change that has an event happen so much later."""
+    def change(found):
+        at = datetime.datetime.fromisoformat(found["timestamp"][:19])
+        return {**found, "timestamp": f"{at + datetime.timedelta(seconds=seconds):%FT%T}Z"}
+    return change
+
+
+def test_check_says_that_the_registrys_log_ends_before_the_events(tmp_path):
+    """`docker logs -f` ends when its container does."""
+    status, out, _ = run(tmp_path, "check", *changed(tmp_path, later(90)))
+    assert status == 1 and out.startswith("The registry's log ends at ")
+    assert run(tmp_path, "check", *changed(tmp_path, later(50)))[0] == 0
+
+
+def test_check_says_that_a_log_has_no_event_in_it(tmp_path):
+    """The two files were taken for each other."""
+    status, out, _ = run(tmp_path, "check", PULLED[2], "--registry-log", PULLED[0])
+    assert status == 1
+    assert re.search(r"^No event is in the log that was given: \d+ lines could not be read\. If it "
+                     r"is a registry's log, give it with --registry-log", out, re.M)
+    assert re.search(r"No event arrived; \d+ lines could not be read\.\n$", out)
+
+
+@pytest.mark.parametrize("registry", [2, 3])
+def test_check_says_that_the_registry_logs_too_little(tmp_path, registry):
+    """At level warn it tells of the HEAD requests of a push, as they found nothing."""
+    lines = (RECORDED / f"warn-registry{registry}.log").read_bytes()
+    status, out, _ = run(tmp_path, "check", PULLED[0], "--registry-log", "-", given=lines)
+    assert status == 1
+    assert re.match(r"Pulls end as unknown: standard input: none of its \d+ lines tells of a "
+                    r"request: .* log: \{level: info\}", out)
+
+
 def test_check_names_the_registries_that_events_came_from(tmp_path):
     def to_another(found):
         if "/manifests/" in found["target"]["url"]:
@@ -339,8 +417,9 @@ def test_check_says_that_the_same_event_comes_again(tmp_path):
 @pytest.mark.parametrize("lines, finding", [
     (None, "No line of the registry's log arrives, so pulls end as unknown"),
     ("a line of another program\n",
-     "Pulls end as unknown: standard input: none of its 1 line tells of a request: is it the "
-     "registry's log, with log: level: info? It says: a line of another program"),
+     "Pulls end as unknown: standard input: its line does not tell of a request: is it the "
+     "registry's log, with log: {level: info} in its config.yml? It says: a line of another "
+     "program"),
     (f"{'x' * 190} https://foo:{'s3cret' * 200}@r:5000 is down\n",
      f"It says: {'x' * 190} https://*\n"),
 ])

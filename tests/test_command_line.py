@@ -61,7 +61,8 @@ def test_help_names_the_commands_and_the_defaults(tmp_path):
 
 @pytest.mark.parametrize("options", [
     ["--port", "65536"], ["--port", "-1"], ["--port", "http"], ["--no-such-option"], ["other"],
-    ["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--syslog-port", "x"]])
+    ["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--syslog-port", "x"],
+    ["pulls", "-", "--registry-log", "-"], ["check", "--registry-log", "-", "--registry-log", "-"]])
 def test_wrong_usage_is_exit_2(tmp_path, options):
     status, out, err = run(tmp_path, *options)
     assert (status, out) == (2, "")
@@ -78,7 +79,8 @@ def test_a_rotation_that_means_nothing_is_wrong_usage(tmp_path, value):
 def test_only_standard_input_can_be_followed(tmp_path):
     done = subprocess.run(["python3", LISTENER, "--registry-log", "registry.log"], cwd=tmp_path,
                           stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and "--registry-log" in done.stderr
+    assert done.returncode == 2
+    assert "--registry-log: serve reads it from standard input only: tail -F FILE |" in done.stderr
 
 
 @pytest.mark.parametrize("options, why", [
@@ -88,8 +90,13 @@ def test_only_standard_input_can_be_followed(tmp_path):
     (["--log", ""], "cannot write"),
     (["--token-file", "missing"], "missing"),
     (["--token-file", "empty"], "no token in empty"),
+    (["--token-file", "folder"], "where the file to mount is missing on its host"),
+    (["--token-file", "file"], "file has more than a token in it: write it alone, without Bearer"),
+    (["--token-file", "mark"], "a byte order mark"),
     (["--tls-cert", "missing", "--tls-key", "file"], "missing"),
-    (["--tls-cert", "file", "--tls-key", "file"], "certificate"),
+    (["--tls-cert", "file", "--tls-key", "missing"], "cannot read missing: "),
+    (["--tls-cert", "folder", "--tls-key", "file"], "where the file to mount is missing"),
+    (["--tls-cert", "file", "--tls-key", "file"], "one of them is no PEM file, or they are sw"),
     (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
     (["--host", "a..b"], "a..b"),
     (["--host", "192.0.2.1"], "--host must be an address of this machine"),
@@ -98,6 +105,7 @@ def test_what_cannot_be_is_exit_1_and_one_line_that_says_why(tmp_path, options, 
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("no certificate\n")
     (tmp_path / "empty").write_text("\n")
+    (tmp_path / "mark").write_text("token", encoding="utf-8-sig")
     cannot(run(tmp_path, "--port", "0", *options), why)
 
 

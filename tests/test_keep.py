@@ -44,6 +44,21 @@ def test_a_torn_last_line_is_moved_aside_at_the_start(tmp_path, whole, torn):
         assert aside.read_bytes() == torn + b"\nmore\n"  # what was there before stays there
 
 
+def test_what_another_program_has_left_of_a_line_is_moved_aside(tmp_path):
+    """While it runs: else the next event would stand behind that, and none could be read."""
+    log = tmp_path / "listener_log" / "log.log"
+    with Listener(tmp_path) as listener:
+        assert listener.post([{"id": "a"}, {"id": "b"}]) == (200, "")
+        os.truncate(log, len('{"id":"a"}\n{"id'))
+        assert listener.post({"id": "c"}) == (200, "")
+        assert log.read_bytes() == b'{"id":"a"}\n{"id":"c"}\n'
+        assert log.with_name("log.log.torn").read_bytes() == b'{"id\n'
+        until(lambda: "its last 4 bytes, what another program has left of a line" in listener.err)
+        os.truncate(log, 0)
+        assert listener.post({"id": "d"}) == (200, "")
+        assert log.read_bytes() == b'{"id":"d"}\n'
+
+
 def test_a_last_line_that_is_whole_gets_its_newline(tmp_path):
     log = written(tmp_path, b'{"id":"a"}\n{"id":"b"}')
     with Listener(tmp_path) as listener:
@@ -488,4 +503,5 @@ def test_a_file_that_is_not_gzipped_is_said_in_plain_words(tmp_path, data, why):
     (tmp_path / "log.gz").write_bytes(data)
     status, _, err = run(tmp_path, "pulls", "log.gz")
     assert status == 1 and err.startswith(f"listener: cannot read log.gz: {why}")
+    assert ("if it is being compressed, try again" in err) == ("ended before" in why)
     assert "b'" not in err and "rror" not in err

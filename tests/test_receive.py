@@ -421,7 +421,7 @@ def test_who_asks_for_a_page_with_a_wrong_token_is_named_with_the_page(tmp_path)
     (tmp_path / "token").write_text("right")
     with Listener(tmp_path, "--token-file", "token") as listener:
         status, text = listener.request("GET", "/metrics?x", headers={"Authorization": "Bearer x"})
-        assert status == 401 and text.startswith("no or wrong token for /metrics: ")
+        assert status == 401 and text.startswith("wrong token for /metrics: ")
         until(lambda: f"127.0.0.1 was refused with 401: {text}" in listener.err)
 
 

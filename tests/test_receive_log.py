@@ -201,12 +201,21 @@ def test_repeats_of_more_lines_than_are_remembered(tmp_path, monkeypatch):
                 if repeats.is_new(line)] == lines[8:]
 
 
+def test_a_line_that_was_kept_twice_is_known_as_long_as_the_newer(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Repeats, "MAX_LINES", 3)
+    (tmp_path / "registry.log").write_text("a\nb\nb\n")
+    repeats = module.Repeats(str(tmp_path / "registry.log"))
+    assert [line for line in "cdb" if repeats.is_new(line)] == ["c", "d"]
+
+
 def test_the_end_of_the_input_is_said_and_the_listener_goes_on(tmp_path):
     with Piped(tmp_path) as listener:
         listener.tell(b"a last line without its end")
         listener.input.close()
-        until(lambda: "standard input has ended" in listener.err)
-        assert listener.err.count("\n") == 1
+        until(lambda: "standard input has ended after one line, a last line" in listener.err)
+        assert listener.err.count("\n") == 1 and "pulls end as unknown" in listener.err
+        notice, = json.loads(listener.request("GET", "/pulls")[1])["notices"]
+        assert f" {notice}\n" == listener.err[len("HH:MM:SS"):].replace("unknown\n", "unknown.\n")
         until(lambda: listener.kept() == ["a last line without its end"])
         assert listener.post(event()) == (200, "")
         assert listener.stop() == 0 and listener.err.count("\n") == 1
