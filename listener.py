@@ -1726,7 +1726,8 @@ def line_fact(line: str) -> Optional[Fact]:
 # a GET or HEAD of a manifest; the request's id joins them, and times only order requests.
 #
 # A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
-# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
+# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. (If
+# replicas answer for the registry, the first may seem later than the second, by another clock.) All
 # requests for one repository of one registry by engines of one name, whatever their addresses, are
 # a Conversation, in the order of time, and each finds its pull when those before it have found
 # theirs. What comes late is put into the order, and those after it find their pulls anew: so there
@@ -1748,6 +1749,7 @@ def line_fact(line: str) -> Optional[Fact]:
 COMPLETE_SECONDS = 5  # a client asks for the next layer within
 RESUME_SECONDS = 0.9  # a new pull's lines may come this long before its manifest's event
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
+AT_ONCE = 0.5  # seconds from the HEAD of a manifest to the GET that follows it
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
@@ -1814,14 +1816,16 @@ Place = Tuple[float, int]  # among the requests of a conversation: by `order`, t
 class Request:
     """A client's request for a manifest or a blob: what events and log lines have told of it."""
 
-    __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "conversation", "place",
-                 "pull", "proxied", "agent", "user", "user_known", "stamp", "size", "first_seen",
-                 "last_seen", "began", "starts_seen", "ended", "ended_stamp", "status", "written",
-                 "client_left", "in_parts", "is_coarse", "event_at", "line_ended", "held")
+    __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "instance", "conversation",
+                 "place", "pull", "proxied", "agent", "user", "user_known", "stamp", "size",
+                 "first_seen", "last_seen", "began", "starts_seen", "ended", "ended_stamp",
+                 "status", "written", "client_left", "in_parts", "is_coarse", "event_at",
+                 "line_ended", "held")
 
     def __init__(self, fact: Fact, manifest: Optional[Manifest] = None) -> None:
         self.id, self.client, self.digest = fact.request, fact.client, fact.digest
         self.tag, self.method, self.manifest = fact.tag, fact.method, manifest
+        self.instance = fact.instance  # of a manifest's: the process that answered
         self.conversation: Optional[Conversation] = None
         self.place: Place = (0.0, 0)  # in there
         self.pull: Optional[Pull] = None
@@ -2119,9 +2123,14 @@ class Pull:
             if digest in image.sizes:
                 return SURELY
         if self.children and self._child_with(digest):
-            return SURELY
+            return PERHAPS if self._chose_a_child() else SURELY
         return PERHAPS if all(
             image.is_attestation and self.index for image in self._some_images()) else NOT
+
+    def _chose_a_child(self) -> bool:
+        """Whether it asked for an image's manifest, so as a rule not for those beside it."""
+        return any(not one.manifest.is_index and not one.manifest.is_attestation
+                   for one in self.manifest_requests)
 
     def is_missing(self, digest: str) -> bool:
         """Whether what was sent of this blob is, for all that is known, less than all of it."""
@@ -2170,6 +2179,20 @@ class Pull:
             return False  # a question comes before blobs
         return self.is_active(request.time) and (
             self._question(request) not in self._manifests_asked)
+
+    def began_with(self, request: Request) -> bool:
+        """Whether a request by tag, which comes first, seems later by another replica's clock."""
+        first = next(iter(self.manifest_requests), None)
+        return first is not None and not self.tag and first.instance != request.instance and (
+            request.time - first.time <= SLACK
+            and first.digest in (request.digest, *request.manifest.children)
+            and (request.digest, "HEAD", False) not in self._manifests_asked)
+
+    def has_just_index(self, at: float) -> bool:
+        """Whether it got an index shortly before a time, and asked for nothing in it yet."""
+        last = self.manifest_requests[-1]
+        return not self.images and last.method == "GET" and (
+            last.manifest.is_index and at - last.time <= SLACK)
 
     def asked_anew(self, request: Request) -> List[Request]:
         """The requests, up to REQUEST, with which another pull of the same image begins; or none.
@@ -2373,10 +2396,11 @@ class Pull:
                    for pull in self.conversation.latest_askers(digest))
 
     def _earlier(self, digest: str) -> Optional[Pull]:
-        """The pull of the same client that asked for a blob before this one."""
+        """The pull of the same client, of its user if there is one, that asked for a blob before."""
         return max((pull for pull in self.conversation.latest_askers(digest)
                     if pull.client == self.client and pull.started < self.started
-                    and pull.manifest_requests), key=operator.attrgetter("started"), default=None)
+                    and pull.manifest_requests),
+                   key=lambda pull: (pull.user == self.user, pull.started), default=None)
 
     def is_open(self, request: Request, now: Optional[float]) -> bool:
         """Whether a request of this pull may still be answered.
@@ -2829,16 +2853,25 @@ class Conversation:
                 if pull.client != request.client)
 
     def _pull_for_manifest(self, request: Request) -> Optional[Pull]:
-        """The newest pull that goes on with this request."""
+        """The newest pull that goes on with this request.
+
+        Of those that have just got the index it is in, the oldest: who got it first asks first.
+        """
+        newest = waiting = None
         for pull in self._latest(request):
+            if newest and pull.started < request.time - SLACK:
+                break
             if pull.continues_with(request):
-                return pull
+                newest = newest or pull
+                waiting = pull if pull.has_just_index(request.time) else waiting
+        if newest:
+            return waiting or newest
         if request.tag:
-            return None
-        # From another address a HEAD, and at once its GET.
+            return next((pull for pull in self._latest(request) if pull.began_with(request)), None)
+        # A HEAD, and at once its GET from another address of the client.
         for pull in self._latest_of_others(request):
-            if (pull.user == request.user and pull.manifest_requests
-                    and request.time - pull.manifest_requests[-1].time <= SLACK
+            if (request.method == "GET" and pull.user == request.user and pull.manifest_requests
+                    and request.time - pull.manifest_requests[-1].time <= AT_ONCE
                     and pull.continues_with(request)):
                 return pull
         return None

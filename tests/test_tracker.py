@@ -241,6 +241,45 @@ def test_another_user_at_another_address_goes_not_on_with_a_pull():
         ("foo", "my/app:1"), ("bar", f"my/app@{IMAGE.digest}")]
 
 
+def test_a_replica_whose_clock_is_ahead_answers_the_first_request():
+    """It seems the second, but is no second pull; one replica's clock does not go back and forth."""
+    head, get, *rest = FOO.pull(START, IMAGE)
+    late = head._replace(time=get.time + 0.02)
+    pull = Life(get, late._replace(instance="2"), *rest).wait(31).pull()
+    assert (pull["image"], pull["verdict"], pull["sent"]) == ("my/app:1", "complete", IMAGE.size)
+    assert len(Life(get, late, *rest).wait(31).pulls()) == 2
+    mine, index = Image("amd64"), Index(Image("amd64"), Image("arm64"))
+    blobs = [fact for digest in mine.sizes for fact in FOO.blob(START + 1, mine, digest)]
+    get, late = FOO.manifest(START, mine), FOO.manifest(START + 0.5, index, "GET", "1")
+    pull = Life(get, late._replace(instance="2"), *blobs).wait(31).pull()
+    assert (pull["image"], pull["verdict"], pull["layers"]) == ("my/app:1", "complete", 2)
+    again = Client(user="bar").asks(START + 0.3, IMAGE)
+    found = Life(*FOO.asks(START, IMAGE), again[0]._replace(instance="2"), again[1]).wait(31)
+    assert [pull["user"] for pull in found.pulls()] == ["foo", "bar"]
+
+
+def test_a_question_from_another_address_is_no_part_of_a_pull_by_digest():
+    """Hosts that ask whether a tag has moved, and one that pulls the image by its digest."""
+    other = Client(host="10.0.0.77")
+    by_digest = FOO.pull(START + 1, IMAGE)[1:]
+    found = Life(other.manifest(START, IMAGE, "HEAD", "1"), *by_digest).wait(31).pulls()
+    assert [(pull["client"], pull["verdict"]) for pull in found] == [
+        ("10.0.0.77", "up to date"), ("172.18.0.1", "complete")]
+
+
+def test_what_another_user_of_the_address_was_sent_by_range_is_not_ones_own():
+    """Two machines behind one address, each interrupted, and interrupted again."""
+    facts = []
+    for later, user in enumerate(["bar", "zed"]):
+        client, at = Client(user=user, agent=CONTAINERD.agent), START + 0.7 * later
+        facts += [*client.asks(at, IMAGE), *client.blob(at + 0.2, IMAGE, CONFIG, took=0.1),
+                  *client.blob(at + 0.2, IMAGE, FIRST, took=0.1),
+                  *client.blob(at + 0.2, IMAGE, SECOND, BIG // 3, took=0.4),
+                  client.manifest(at + 0.9, IMAGE, "HEAD", "1"),
+                  *client.blob(at + 1, IMAGE, SECOND, BIG // 3 + 2, 206, took=0.4)]
+    assert Life(*facts).wait(31).verdicts() == ["interrupted"] * 4
+
+
 @pytest.mark.parametrize("oci", [False, True], ids=["docker", "oci"])
 def test_tag_comes_from_the_index_and_layers_from_the_manifest(oci):
     mine, other = Image("amd64", oci=oci), Image("arm64", sizes=(500, 10), oci=oci)
@@ -311,6 +350,24 @@ def test_a_platform_of_which_no_more_was_asked_for(agent, begun):
         assert found == ("complete", first.digest, first.config, first.size, 1)
     else:
         assert found == ("unknown", index.digest, None, first.size + second.size, 2)
+
+
+@pytest.mark.parametrize("later", [0.05, 1, 2.5])
+def test_two_platforms_of_an_index_at_once(later):
+    """`crane pull --platform` twice on one machine; the first is interrupted."""
+    client = Client(agent="crane/v0.22.1")
+    images = [Image(name, sizes=(500 + number, 7_000_000, 8_000_000))
+              for number, name in enumerate(["amd64", "arm64"])]
+    index, facts = Index(*images), []
+    for number, image in enumerate(images):
+        at = START + number * later
+        facts += [client.manifest(at, index, "GET", "1"), client.manifest(at + 0.2, image)]
+        for place, digest in enumerate(image.sizes):
+            cut = number == 0 and digest == image.layers[1]
+            facts += client.blob(at + 0.4 + place * 0.7, image, digest, 3_000_000 if cut else None)
+    found = [(pull["digest"], pull["layers"], pull["requested"], pull["verdict"])
+             for pull in Life(*facts).wait(31).pulls()]
+    assert found == [(images[0].digest, 2, 3, "interrupted"), (images[1].digest, 2, 3, "complete")]
 
 
 def test_all_platforms_of_which_one_was_there_already():
