@@ -155,7 +155,7 @@ pulls: ## what was pulled, and whether it was interrupted: make pulls [ARGS=--js
 	$(call read,pulls) $(ARGS)
 
 # Containers that do not run, and what they are instead: `sts_docker_auth (exited)`.
-stopped = $$(command -v docker >/dev/null && for name in $(CONTAINERS); do \
+stopped = $$(docker info >/dev/null 2>&1 && for name in $(CONTAINERS); do \
 	state=$$(docker container inspect -f '{{.State.Status}}' $$name 2>/dev/null) || state=missing; \
 	[ "$$state" = running ] || printf ' %s (%s)' $$name $$state; done)
 

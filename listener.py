@@ -1455,7 +1455,7 @@ class StandardInput:
                         self._keep([line])
                         number += 1
                     whole = part.endswith(b"\n")
-            why += f" after one line, {mask_secrets(line[:MAX_URL])}" if number == 1 else ""
+            why += f" after one line, {mask_secrets(line)[:MAX_URL]}" if number == 1 else ""
         except OSError as error:
             why = f"cannot read standard input: {reason(error)}"
         self._end(f"no more of the registry's log is read: {why}. Start the command again: "
@@ -1749,7 +1749,7 @@ def line_fact(line: str) -> Optional[Fact]:
 COMPLETE_SECONDS = 5  # a client asks for the next layer within
 RESUME_SECONDS = 0.9  # a new pull's lines may come this long before its manifest's event
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
-AT_ONCE = 0.5  # seconds from the HEAD of a manifest to the GET that follows it
+AT_ONCE = 0.5  # seconds from one request for a manifest to the next, of a pull
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
@@ -2122,15 +2122,19 @@ class Pull:
                 return PERHAPS
             if digest in image.sizes:
                 return SURELY
-        if self.children and self._child_with(digest):
-            return PERHAPS if self._chose_a_child() else SURELY
+        child = self._child_with(digest) if self.children else None
+        if child:
+            return PERHAPS if self._is_anothers(child) else SURELY
         return PERHAPS if all(
             image.is_attestation and self.index for image in self._some_images()) else NOT
 
-    def _chose_a_child(self) -> bool:
-        """Whether it asked for an image's manifest, so as a rule not for those beside it."""
+    def _is_anothers(self, child: Manifest) -> bool:
+        """Whether it asked for an image in the index, and at the same time another for this one."""
         return any(not one.manifest.is_index and not one.manifest.is_attestation
-                   for one in self.manifest_requests)
+                   for one in self.manifest_requests) and any(
+            pull is not self and child.digest in pull.images
+            and (pull.open > 0 or abs(pull.started - self.started) <= SLACK)
+            for pull in self.conversation.latest_of(self.client))
 
     def is_missing(self, digest: str) -> bool:
         """Whether what was sent of this blob is, for all that is known, less than all of it."""
@@ -2184,15 +2188,16 @@ class Pull:
         """Whether a request by tag, which comes first, seems later by another replica's clock."""
         first = next(iter(self.manifest_requests), None)
         return first is not None and not self.tag and first.instance != request.instance and (
-            request.time - first.time <= SLACK
-            and first.digest in (request.digest, *request.manifest.children)
+            request.time - first.time <= AT_ONCE
+            and (first.digest in request.manifest.children
+                 or first.digest == request.digest and request.method == "HEAD")
             and (request.digest, "HEAD", False) not in self._manifests_asked)
 
     def has_just_index(self, at: float) -> bool:
         """Whether it got an index shortly before a time, and asked for nothing in it yet."""
         last = self.manifest_requests[-1]
         return not self.images and last.method == "GET" and (
-            last.manifest.is_index and at - last.time <= SLACK)
+            last.manifest.is_index and at - last.time <= AT_ONCE)
 
     def asked_anew(self, request: Request) -> List[Request]:
         """The requests, up to REQUEST, with which another pull of the same image begins; or none.
@@ -2396,7 +2401,7 @@ class Pull:
                    for pull in self.conversation.latest_askers(digest))
 
     def _earlier(self, digest: str) -> Optional[Pull]:
-        """The pull of the same client, of its user if there is one, that asked for a blob before."""
+        """The pull of the same client, if possible of its user, that asked for a blob before."""
         return max((pull for pull in self.conversation.latest_askers(digest)
                     if pull.client == self.client and pull.started < self.started
                     and pull.manifest_requests),
@@ -3474,8 +3479,8 @@ class Fault:
         return self.sends or self.name == "no endpoint"
 
     def tell(self, at: float) -> None:
-        """It was told of once more, AT that time."""
-        self.first = min(self.first, at)
+        """It was told of once more, AT that time; 0: nothing tells when."""
+        self.first = min(self.first, at or math.inf)
         if at - self.last > RETRY_SECONDS:
             self.began = at
         self.last = max(self.last, at)
@@ -3561,8 +3566,8 @@ _SINK = re.compile(r"httpSink\{(.*?)\}: (.*?)(?:, retrying)?$")
 _ENDPOINT = re.compile(r"configuring endpoint (.*) \((.*)\), timeout=([^,]*),"
                        r"|endpoint (.*) disabled, skipping$")
 # Not by logrus, or no more: what the program writes that ends at once.
-_ENDED = re.compile(r"(?:configuration error|panic): .*(?<!unmarshal errors:)$"
-                    r"|line \d+: cannot unmarshal .*")
+_ENDED = re.compile(r'[^"]*?((?:configuration error|panic): .*(?<!unmarshal errors:)$'
+                    r"|line \d+: cannot unmarshal .*)")
 _UNTRUSTED = re.compile(r"(?:failed to verify token: )?token signed by untrusted key"
                         r'(?: with ID: "?([^"]*))?')
 
@@ -3620,9 +3625,9 @@ class Trouble:
         with contextlib.suppress(ValueError):
             self._latest = seconds(_field(fields, "time"))
         at = self._latest  # of one without a time as well: it is newer
-        ended = None if fields else _ENDED.search(line)
+        ended = None if fields else _ENDED.match(line)
         return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
-                *(self._note(_ended_fault(ended[0]), at) if ended
+                *(self._note(_ended_fault(ended[1]), at) if ended
                   else self._take(_field(fields, "msg"), fields, at))]
 
     def arrived(self, at: float) -> List[str]:
@@ -3647,8 +3652,8 @@ class Trouble:
         instance = _field(fields, "instance.id")
         authorized = message == "authorized request"
         if authorized or message.startswith("response completed"):
-            return self._end(at, lambda fault: fault.name == NOT_RUNNING or (
-                authorized and fault.name == "untrusted key"))
+            return self._end(at, lambda fault: fault.name == NOT_RUNNING and not fault.recurring
+                             or authorized and fault.name == "untrusted key")
         if _field(fields, "level") == "fatal":
             return self._note(_ended_fault(message), at)
         if message.startswith("listening on") and instance:
@@ -3677,25 +3682,28 @@ class Trouble:
         for endpoint in endpoints:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
                 said += self._note(_timeout_fault(endpoint.url, endpoint.timeout), at)
-        return said + self._end(at, lambda fault: fault.last < at and (
+        said += self._end(at, lambda fault: fault.last < at and (
             fault.sends and fault.url not in urls or fault.name in ("short timeout", NOT_RUNNING)
             or fault.name == "no endpoint" and bool(urls)), Fault.over_with_start)
+        for fault in self._faults.values():
+            if fault.name == NOT_RUNNING:
+                fault.mended_at = -math.inf  # this is sure: if it comes again, it is new
+        return said
 
     def _note(self, fault: Fault, at: float) -> List[str]:
         """The log tells of FAULT, perhaps once more; returns sentences to say."""
-        key = fault.name, fault.url
+        key, sentence = (fault.name, fault.url), fault.sentence
         fault = self._faults.get(key, fault)
+        is_same, fault.sentence = fault.sentence == sentence, sentence
         fault.tell(at)
         if fault.lasts:
-            return []
+            return [] if is_same or fault.recurring else [sentence]
         self._faults.pop(key, None)
         self._faults[key] = fault
         keep_latest(self._faults, MAX_FAULTS)
         if fault.ends_with_event and at <= self._arrived and not fault.recurring:
             return []  # an older line comes late: it is over already
-        fault.lasts = True
-        fault.recurring = fault.name != NOT_RUNNING and (
-            at - fault.mended_at < RECURRING_SECONDS)
+        fault.lasts, fault.recurring = True, at - fault.mended_at < RECURRING_SECONDS
         return [] if fault.recurring else [fault.sentence]
 
     def _end(self, at: float, is_over: Callable[[Fault], bool],
@@ -5231,6 +5239,7 @@ class LineIntake:
                 return
             self._log.append(lines)
         self._metrics.last_registry_log_line_timestamp_seconds = time.time()
+        self._metrics.input_ended = ""  # the other source goes on
         self._console.follow_lines(lines)
 
 
@@ -5410,14 +5419,21 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
                 lines.feed(text)
                 yield text
 
-    def timed(path: str) -> Iterator[Tuple[float, str]]:
-        at = 0.0
+    def timed(path: str) -> Iterator[Tuple[float, bool, str]]:
+        # A line without a time is newer than the one before it, whatever log that is in, too.
+        at, before = 0.0, []
         for text in telling_lines(texts(path)):
-            at = max(at, line_time(text) or at)
-            yield at, text
+            found = line_time(text)
+            at = max(at, found or at)
+            before.append((found is None, text))
+            if at:
+                yield from ((at, *one) for one in before)
+                before.clear()
+        at = time.time() if path == "-" else os.path.getmtime(path) if before else at
+        yield from ((at, *one) for one in before)
 
     trouble, last = Trouble(), ""
-    for lines.latest, text in heapq.merge(*map(timed, paths), key=operator.itemgetter(0)):
+    for lines.latest, _, text in heapq.merge(*map(timed, paths), key=operator.itemgetter(0, 1)):
         if text != last:  # `docker logs` and registry.log have the same
             trouble.feed(text)
         last = text

@@ -150,6 +150,40 @@ def test_a_registry_that_does_not_run_is_the_first_thing_said_until_it_runs(tmp_
     assert "No event has arrived" not in out and "tells of" not in out
 
 
+def test_the_reason_why_a_registry_does_not_run_is_the_last_one(tmp_path):
+    first, second = recorded("badyaml", 2), recorded("nofile", 2)
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, first + second)
+        until(lambda: listener.err.count("does not run") == 2, lambda: listener.err)
+        notice, = notices(listener)
+        assert "/no.crt" in notice and "(2 times, from 11-25 13:12:27 to 11-25 13:12:27.)" in notice
+
+
+def test_what_others_make_a_registry_log_does_not_say_that_it_does_not_run(tmp_path):
+    """A user agent may be anything. And of several registries only a start tells which runs."""
+    line = '172.17.0.1 - - [25/Nov/2026:10:00:00 +0000] "GET /v2/ HTTP/1.1" 200 2 "" "panic: x"'
+    given = "\n".join([*recorded_lines("docker_complete-registry2"), line]).encode()
+    assert run(tmp_path, "check", PULLED[0], "--registry-log", "-", given=given)[0] == 0
+    request = recorded_lines("docker_complete-registry2")[-1]
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        for _ in range(4):
+            sent(listener, recorded("badyaml", 2) + [request])
+        sent(listener, recorded("nohost", 2, 2999))
+        until(lambda: "nosuch" in listener.err)
+        assert listener.err.count("does not run") == 1 and listener.err.count("it runs") <= 1
+
+
+@pytest.mark.parametrize("name", NOT_RUNNING)
+def test_a_registry_that_does_not_run_is_said_though_another_log_has_its_requests(tmp_path, name):
+    """`make check`: docker logs of a new container, and registry.log of the one before."""
+    broken = recorded(name, 2, 2999)
+    (tmp_path / "registry.log").write_text(PULLED[2].read_text())
+    for given in (broken, recorded_lines("docker_complete-registry2") + broken):
+        status, out, _ = run(tmp_path, "check", PULLED[0], "--registry-log", "-", "--registry-log",
+                             "registry.log", given="\n".join(given).encode())
+        assert status == 1 and out.startswith("The registry does not run")
+
+
 @pytest.mark.parametrize("registry", [2, 3])
 def test_an_endpoint_that_is_disabled_is_said_until_there_is_another(tmp_path, registry):
     lines = [line for line in recorded("ok", registry) if "configuring endpoint" not in line]

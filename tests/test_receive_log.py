@@ -210,13 +210,15 @@ def test_a_line_that_was_kept_twice_is_known_as_long_as_the_newer(tmp_path, monk
 
 def test_the_end_of_the_input_is_said_and_the_listener_goes_on(tmp_path):
     with Piped(tmp_path) as listener:
-        listener.tell(b"a last line without its end")
+        secret = "s3cret" * 50
+        listener.tell(f"a last line without its end {'x' * 160} https://foo:{secret}@r".encode())
         listener.input.close()
         until(lambda: "standard input has ended after one line, a last line" in listener.err)
+        assert "s3c" not in listener.err
         assert listener.err.count("\n") == 1 and "pulls end as unknown" in listener.err
         notice, = json.loads(listener.request("GET", "/pulls")[1])["notices"]
         assert f" {notice}\n" == listener.err[len("HH:MM:SS"):].replace("unknown\n", "unknown.\n")
-        until(lambda: listener.kept() == ["a last line without its end"])
+        until(lambda: [line[:27] for line in listener.kept()] == ["a last line without its end"])
         assert listener.post(event()) == (200, "")
         assert listener.stop() == 0 and listener.err.count("\n") == 1
 

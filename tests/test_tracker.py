@@ -242,7 +242,7 @@ def test_another_user_at_another_address_goes_not_on_with_a_pull():
 
 
 def test_a_replica_whose_clock_is_ahead_answers_the_first_request():
-    """It seems the second, but is no second pull; one replica's clock does not go back and forth."""
+    """It seems the second, but is no second pull; one replica's clock does not go back."""
     head, get, *rest = FOO.pull(START, IMAGE)
     late = head._replace(time=get.time + 0.02)
     pull = Life(get, late._replace(instance="2"), *rest).wait(31).pull()
@@ -256,6 +256,27 @@ def test_a_replica_whose_clock_is_ahead_answers_the_first_request():
     again = Client(user="bar").asks(START + 0.3, IMAGE)
     found = Life(*FOO.asks(START, IMAGE), again[0]._replace(instance="2"), again[1]).wait(31)
     assert [pull["user"] for pull in found.pulls()] == ["foo", "bar"]
+
+
+def test_a_pull_by_tag_soon_after_one_by_digest_is_another_though_replicas_answer():
+    """Two replicas answer in turn: nothing else tells that the tag was not asked for first."""
+    facts = [*FOO.blob(START + 0.1, IMAGE, CONFIG, took=0.1),
+             *FOO.blob(START + 0.1, IMAGE, SECOND, 10, took=0.3)]
+    head, get, *rest = FOO.pull(START + 0.8, IMAGE)
+    head = head._replace(instance="2")
+    found = Life(FOO.manifest(START, IMAGE), *facts, head, get, *rest).wait(31).pulls()
+    assert [(pull["tag"], pull["verdict"]) for pull in found] == [
+        (None, "interrupted"), ("1", "complete")]
+    # Nor does a GET by tag come before one by digest, nor a tag before a question by digest.
+    podman = Client(agent="containers/5.34.2")
+    by_tag = podman.manifest(START + 0.2, IMAGE, "GET", "1")._replace(instance="2")
+    for first in "GET", "HEAD":
+        life = Life(podman.manifest(START, IMAGE, first), by_tag, *podman.blob(
+            START + 0.3, IMAGE, CONFIG)).wait(31)
+        assert [pull["tag"] for pull in life.pulls()] == [None, "1"]
+    head = podman.manifest(START + 0.2, IMAGE, "HEAD", "1")._replace(instance="2")
+    life = Life(podman.manifest(START, IMAGE, "HEAD"), head).wait(31)
+    assert [pull["tag"] for pull in life.pulls()] == [None, "1"]
 
 
 def test_a_question_from_another_address_is_no_part_of_a_pull_by_digest():
@@ -368,6 +389,38 @@ def test_two_platforms_of_an_index_at_once(later):
     found = [(pull["digest"], pull["layers"], pull["requested"], pull["verdict"])
              for pull in Life(*facts).wait(31).pulls()]
     assert found == [(images[0].digest, 2, 3, "interrupted"), (images[1].digest, 2, 3, "complete")]
+
+
+@pytest.mark.parametrize("gap", [5, 20, 29])
+def test_another_platform_soon_after_one_that_was_interrupted(gap):
+    """BuildKit has the first one's manifest, and asks for what it lacks of both."""
+    client = Client(agent="buildkit/v0.34")
+    mine, other = Image("amd64"), Image("arm64", sizes=(501, 1_000_001, 2_000_001))
+    index, last = Index(mine, other), mine.layers[1]
+    facts = [client.manifest(START, index, "HEAD", "1"), client.manifest(START + 0.1, index),
+             client.manifest(START + 0.2, mine), *client.blob(START + 0.3, mine, mine.config),
+             *client.blob(START + 0.3, mine, mine.layers[0]),
+             *client.blob(START + 0.3, mine, last, 10)]
+    again = START + gap
+    facts += [client.manifest(again, index, "HEAD", "1"), client.manifest(again + 0.1, other),
+              *client.blob(again + 0.2, mine, last)]
+    for digest in other.sizes:
+        facts += client.blob(again + 0.2, other, digest)
+    found = [(pull["verdict"], pull["layers"]) for pull in Life(*facts).wait(31).pulls()]
+    assert found == [("interrupted", 2), ("complete", 4)]
+
+
+def test_two_questions_for_an_index_before_a_pull():
+    """skopeo inspect of a tag, and a moment later skopeo copy of another of the same index."""
+    image = Image("amd64")
+    index = Index(image, Image("arm64"))
+    facts = [SKOPEO.manifest(START, index, "GET", "latest"),
+             SKOPEO.manifest(START + 0.6, index, "GET", "1"), SKOPEO.manifest(START + 0.7, image)]
+    for digest in image.sizes:
+        facts += SKOPEO.blob(START + 0.8, image, digest)
+    life = Life(*facts).wait(31)
+    found = [(pull["tag"], pull["layers"], pull["verdict"]) for pull in life.pulls()]
+    assert found == [("latest", None, "up to date"), ("1", 2, "complete")]
 
 
 def test_all_platforms_of_which_one_was_there_already():
