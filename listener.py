@@ -1610,12 +1610,10 @@ _FORM = re.compile(r'time="?\d|\{\s*"')  # where logrus text, or a JSON object, 
 _WRAPPERS = "log", "MESSAGE", "message", "line"  # Docker's json-file, journald, shippers, logcli
 
 
-def log_fields(line: str) -> Dict[str, Any]:
-    """The fields of a line of the registry's log, as logrus names them: time, level, msg, ...
+def unwrapped(line: str) -> Tuple[Dict[str, Any], str]:
+    """The fields of a line of the registry's log, and the text that was in its wrappers.
 
-    LINE is logrus text, JSON or logstash, behind any prefix (compose, syslog, CRI, labels), and may
-    itself be a member of a JSON object (Docker's json-file, journald). {} if it is none of these.
-    https://distribution.github.io/distribution/about/configuration/#log
+    As for `log_fields`; the text is of use if there are no fields.
     """
     for _ in range(4):  # wrappers around wrappers
         if len(line) > MAX_LINE:
@@ -1625,26 +1623,36 @@ def log_fields(line: str) -> Dict[str, Any]:
         for form in itertools.islice(_FORM.finditer(line), 4):
             if form[0][0] == "t":
                 return {name: _unquoted(value)
-                        for name, value in _LOGFMT.findall(line[form.start():])}
+                        for name, value in _LOGFMT.findall(line[form.start():])}, line
             try:
                 found, _ = _JSON.raw_decode(line, form.start())
             except (ValueError, RecursionError):
                 continue
             if "msg" in found and "time" in found:
-                return found
+                return found, line
             wrapped = next((text for text in map(found.get, _WRAPPERS)
                             if isinstance(text, (str, list)) and text), None)
             if isinstance(wrapped, list):  # journald: the bytes of a text that is not printable
                 wrapped = bytes(byte for byte in wrapped if type(byte) is int and 0 <= byte < 256
                                 ).decode("utf-8", "replace")
             if wrapped and "@timestamp" in found and not _FORM.search(wrapped):
-                return {**found, "msg": wrapped, "time": found["@timestamp"]}
+                return {**found, "msg": wrapped, "time": found["@timestamp"]}, line
             if wrapped:
                 break
         if not wrapped:
             break
         line = wrapped.rstrip()
-    return {}
+    return {}, line
+
+
+def log_fields(line: str) -> Dict[str, Any]:
+    """The fields of a line of the registry's log, as logrus names them: time, level, msg, ...
+
+    LINE is logrus text, JSON or logstash, behind any prefix (compose, syslog, CRI, labels), and may
+    itself be a member of a JSON object (Docker's json-file, journald). {} if it is none of these.
+    https://distribution.github.io/distribution/about/configuration/#log
+    """
+    return unwrapped(line)[0]
 
 
 def _field(fields: Dict[str, Any], name: str) -> str:
@@ -2133,7 +2141,7 @@ class Pull:
         return any(not one.manifest.is_index and not one.manifest.is_attestation
                    for one in self.manifest_requests) and any(
             pull is not self and child.digest in pull.images
-            and (pull.open > 0 or abs(pull.started - self.started) <= SLACK)
+            and (pull.open > 0 or pull.ended_time > self.started - SLACK)
             for pull in self.conversation.latest_of(self.client))
 
     def is_missing(self, digest: str) -> bool:
@@ -2197,7 +2205,7 @@ class Pull:
         """Whether it got an index shortly before a time, and asked for nothing in it yet."""
         last = self.manifest_requests[-1]
         return not self.images and last.method == "GET" and (
-            last.manifest.is_index and at - last.time <= AT_ONCE)
+            last.manifest.is_index and at - last.time <= SLACK)
 
     def asked_anew(self, request: Request) -> List[Request]:
         """The requests, up to REQUEST, with which another pull of the same image begins; or none.
@@ -2868,7 +2876,8 @@ class Conversation:
                 break
             if pull.continues_with(request):
                 newest = newest or pull
-                waiting = pull if pull.has_just_index(request.time) else waiting
+                if pull.tag == newest.tag and pull.has_just_index(request.time):
+                    waiting = pull
         if newest:
             return waiting or newest
         if request.tag:
@@ -3322,6 +3331,7 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 # was not over. From then on no event ends it, and nothing more is said of it.
 
 NOT_RUNNING = "a registry that does not run"  # the name of a fault
+MAX_REASONS = 5  # of a fault that lasts, that are said
 MAX_FAULTS = 20  # remembered; also endpoints of a registry
 MAX_STARTS = 20  # of registries, whose endpoints are remembered
 MAX_URL = 200  # characters shown of a url
@@ -3473,6 +3483,14 @@ class Fault:
         self.last = self.mended_at = -math.inf
         self.began = -math.inf  # the first time of those with no gap up to the last
         self.times = 0
+        self.said: Set[str] = set()  # sentences, since it began
+
+    def news(self) -> List[str]:
+        """Its sentence, if that is to be said."""
+        if self.recurring or self.sentence in self.said or len(self.said) == MAX_REASONS:
+            return []
+        self.said.add(self.sentence)
+        return [self.sentence]
 
     @property
     def ends_with_event(self) -> bool:
@@ -3565,8 +3583,9 @@ def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
 _SINK = re.compile(r"httpSink\{(.*?)\}: (.*?)(?:, retrying)?$")
 _ENDPOINT = re.compile(r"configuring endpoint (.*) \((.*)\), timeout=([^,]*),"
                        r"|endpoint (.*) disabled, skipping$")
-# Not by logrus, or no more: what the program writes that ends at once.
-_ENDED = re.compile(r'[^"]*?((?:configuration error|panic): .*(?<!unmarshal errors:)$'
+# Not by logrus, or no more: what the program writes that ends at once, behind labels and the like.
+# What is in quotes comes from others: access logs have user agents.
+_ENDED = re.compile(r'(?:\{[^{}]*\}|[^"{])*?((?:configuration error|panic): .*'
                     r"|line \d+: cannot unmarshal .*)")
 _UNTRUSTED = re.compile(r"(?:failed to verify token: )?token signed by untrusted key"
                         r'(?: with ID: "?([^"]*))?')
@@ -3621,11 +3640,11 @@ class Trouble:
         if not self.concerns(line) and not (
                 ("response completed" in line or "authorized request" in line) and self._lasting()):
             return []
-        fields = log_fields(line)
+        fields, text = unwrapped(line)
         with contextlib.suppress(ValueError):
             self._latest = seconds(_field(fields, "time"))
         at = self._latest  # of one without a time as well: it is newer
-        ended = None if fields else _ENDED.match(line)
+        ended = None if fields or text.endswith("unmarshal errors:") else _ENDED.match(text)
         return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
                 *(self._note(_ended_fault(ended[1]), at) if ended
                   else self._take(_field(fields, "msg"), fields, at))]
@@ -3694,17 +3713,18 @@ class Trouble:
         """The log tells of FAULT, perhaps once more; returns sentences to say."""
         key, sentence = (fault.name, fault.url), fault.sentence
         fault = self._faults.get(key, fault)
-        is_same, fault.sentence = fault.sentence == sentence, sentence
+        fault.sentence = sentence
         fault.tell(at)
         if fault.lasts:
-            return [] if is_same or fault.recurring else [sentence]
+            return fault.news() if fault.name == NOT_RUNNING else []
         self._faults.pop(key, None)
         self._faults[key] = fault
         keep_latest(self._faults, MAX_FAULTS)
         if fault.ends_with_event and at <= self._arrived and not fault.recurring:
             return []  # an older line comes late: it is over already
         fault.lasts, fault.recurring = True, at - fault.mended_at < RECURRING_SECONDS
-        return [] if fault.recurring else [fault.sentence]
+        fault.said.clear()
+        return fault.news()
 
     def _end(self, at: float, is_over: Callable[[Fault], bool],
              say: Callable[[Fault], str] = operator.attrgetter("over")) -> List[str]:

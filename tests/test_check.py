@@ -159,6 +159,41 @@ def test_the_reason_why_a_registry_does_not_run_is_the_last_one(tmp_path):
         assert "/no.crt" in notice and "(2 times, from 11-25 13:12:27 to 11-25 13:12:27.)" in notice
 
 
+@pytest.mark.parametrize("wrap", [
+    lambda line: json.dumps({"log": f"{line}\n", "stream": "stderr", "time": "2999-01-01T00:00Z"}),
+    lambda line: json.dumps({"MESSAGE": line}), lambda line: f"registry-1  | {line}",
+    lambda line: '{app="registry"} ' + line], ids=["json-file", "journald", "compose", "logcli"])
+@pytest.mark.parametrize("name", NOT_RUNNING)
+def test_a_registry_that_does_not_run_is_seen_in_each_form_of_its_log(tmp_path, name, wrap):
+    given = "\n".join(map(wrap, recorded(name, 2))).encode()
+    _, out, _ = run(tmp_path, "check", "--registry-log", "-", given=given)
+    assert FAULTS[name] in out and "stream" not in out and "has arrived" not in out
+
+
+def test_a_registry_that_does_not_run_is_said_once_for_each_reason(tmp_path):
+    """It is started again and again, and each time it says the same; at most five are said."""
+    lines = recorded("headers", 2)
+    more = [line.replace("line 9:", f"line {number}:") for number in range(9) for line in lines]
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        sent(listener, (lines + more[:len(lines)]) * 3)
+        until(lambda: listener.err.count("does not run") == 2, lambda: listener.err)
+        sent(listener, more * 2 + recorded("nohost", 2, 2999))
+        until(lambda: "nosuch" in listener.err)
+        assert listener.err.count("does not run") == 5
+        assert metric(listener, "registry_cannot_send") == 1
+
+
+def test_another_key_that_is_not_trusted_is_no_news(tmp_path):
+    """Whoever sends the token chooses its id."""
+    lines = recorded("key", 3)
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        for number in range(9):
+            sent(listener, [line.replace("CVZ6:AAAA", f"CVZ6:AA{number}A") for line in lines])
+        sent(listener, recorded("nohost", 2, 2999))
+        until(lambda: "nosuch" in listener.err)
+        assert listener.err.count("does not trust the key") == 1
+
+
 def test_what_others_make_a_registry_log_does_not_say_that_it_does_not_run(tmp_path):
     """A user agent may be anything. And of several registries only a start tells which runs."""
     line = '172.17.0.1 - - [25/Nov/2026:10:00:00 +0000] "GET /v2/ HTTP/1.1" 200 2 "" "panic: x"'

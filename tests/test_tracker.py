@@ -373,22 +373,24 @@ def test_a_platform_of_which_no_more_was_asked_for(agent, begun):
         assert found == ("unknown", index.digest, None, first.size + second.size, 2)
 
 
-@pytest.mark.parametrize("later", [0.05, 1, 2.5])
-def test_two_platforms_of_an_index_at_once(later):
+@pytest.mark.parametrize("asked, later, took", [
+    (0.2, 0.05, 0.7), (0.2, 1, 0.7), (0.2, 2.5, 0.7), (1, 0.3, 1), (0.2, 5, 4), (0.2, 8, 4)])
+def test_two_platforms_of_an_index_at_once(asked, later, took):
     """`crane pull --platform` twice on one machine; the first is interrupted."""
     client = Client(agent="crane/v0.22.1")
-    images = [Image(name, sizes=(500 + number, 7_000_000, 8_000_000))
+    images = [Image(name, sizes=(500 + number, *[7_000_000] * 4))
               for number, name in enumerate(["amd64", "arm64"])]
     index, facts = Index(*images), []
     for number, image in enumerate(images):
         at = START + number * later
-        facts += [client.manifest(at, index, "GET", "1"), client.manifest(at + 0.2, image)]
+        facts += [client.manifest(at, index, "GET", "1"), client.manifest(at + asked, image)]
         for place, digest in enumerate(image.sizes):
-            cut = number == 0 and digest == image.layers[1]
-            facts += client.blob(at + 0.4 + place * 0.7, image, digest, 3_000_000 if cut else None)
+            cut = number == 0 and digest == image.layers[-1]
+            facts += client.blob(at + asked + 0.2 + place * took, image, digest,
+                                 3_000_000 if cut else None, took=took - 0.1)
     found = [(pull["digest"], pull["layers"], pull["requested"], pull["verdict"])
              for pull in Life(*facts).wait(31).pulls()]
-    assert found == [(images[0].digest, 2, 3, "interrupted"), (images[1].digest, 2, 3, "complete")]
+    assert found == [(images[0].digest, 4, 5, "interrupted"), (images[1].digest, 4, 5, "complete")]
 
 
 @pytest.mark.parametrize("gap", [5, 20, 29])
