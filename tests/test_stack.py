@@ -539,7 +539,9 @@ def test_check_says_that_the_listener_is_stopped_until_it_is_started(stack, imag
     try:
         stack.docker("foo", "push", name)
         until(lambda: "httpSink" in run("docker", "logs", "--since", "1m", REGISTRY), "it tries")
-        assert f"http://{LISTENER}:8086/log" in stack.make("check", ok=False)
+        told = stack.make("check", ok=False)
+        assert f"Not running: {LISTENER} (exited). Start the stack: make run" in told
+        assert f"http://{LISTENER}:8086/log" in told
     finally:
         run("docker", "start", LISTENER)
     stack.blobs_pushed(name)
