@@ -5440,8 +5440,9 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
                 yield text
 
     def timed(path: str) -> Iterator[Tuple[float, bool, str]]:
-        # A line without a time is newer than the one before it, whatever log that is in, too.
-        at, before = 0.0, []
+        # A line without a time comes behind all of the time before it, whatever log has those; at
+        # the beginning of a log with what is next, or when the log was written last.
+        at, before = 0.0, collections.deque(maxlen=MAX_FAULTS)
         for text in telling_lines(texts(path)):
             found = line_time(text)
             at = max(at, found or at)
@@ -5449,8 +5450,9 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
             if at:
                 yield from ((at, *one) for one in before)
                 before.clear()
-        at = time.time() if path == "-" else os.path.getmtime(path) if before else at
-        yield from ((at, *one) for one in before)
+        if before:
+            at = time.time() if path == "-" else os.path.getmtime(path)
+            yield from ((at, *one) for one in before)
 
     trouble, last = Trouble(), ""
     for lines.latest, _, text in heapq.merge(*map(timed, paths), key=operator.itemgetter(0, 1)):
