@@ -138,7 +138,7 @@ demo: ## while the stack runs: push and pull a tiny image, and show what the lis
 
 # $(call read,COMMAND): the listener's program, in its container or, when that does not run, here,
 # with all that the registry logged: `docker logs` also has what the listener missed.
-read = @if docker exec sts_listener_server true 2>/dev/null; then \
+read = if docker exec sts_listener_server true 2>/dev/null; then \
 	    listener="docker exec -i sts_listener_server python /listener.py" \
 	    debug="--registry http://registry:5001"; \
 	elif $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then \
@@ -152,7 +152,7 @@ read = @if docker exec sts_listener_server true 2>/dev/null; then \
 .PHONY: pulls
 pulls: ## what was pulled, and whether it was interrupted: make pulls [ARGS=--json]
 	$(need_own)
-	$(call read,pulls) $(ARGS)
+	@$(call read,pulls) $(ARGS)
 
 # Containers that do not run, and what they are instead: `sts_docker_auth (exited)`.
 stopped = $$(docker info >/dev/null 2>&1 && for name in $(CONTAINERS); do \
@@ -163,9 +163,8 @@ stopped = $$(docker info >/dev/null 2>&1 && for name in $(CONTAINERS); do \
 check: ## why nothing arrives, and what to do
 	$(need_own)
 	@stopped="$(stopped)"; [ -z "$$stopped" ] || \
-	    printf 'Not running:%s. Start the stack: make run, in another terminal.\n\n' "$$stopped"
-	$(call read,check) $$debug $(ARGS)
-	@[ -z "$(stopped)" ]
+	    printf 'Not running:%s. Start the stack: make run, in another terminal.\n\n' "$$stopped"; \
+	$(call read,check) $$debug $(ARGS) && [ -z "$$stopped" ]
 
 .venv/bin/pytest:
 	$(call need,$(PYTHON) with venv,$(PYTHON) -c 'import venv; import ensurepip',\

@@ -124,6 +124,36 @@ def reason(error: Exception) -> str:
     return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
+# A header's value may have brackets: its map ends with the quoted text around it.
+_SECRETS = ((re.compile(r"(cannot unmarshal \S+ )`[^`]*`"), r"\1`***`"),
+            (re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
+             r"\1***]"),
+            (re.compile(r'(headers(\\*")\s*:\s*)\{(?!\}).*?(?:\]\s*\}|$)', re.IGNORECASE),
+             r"\1\2***\2"),
+            (re.compile(r'(authorization\\*"?\s*[:=]\s*[\[\\"]*(?:(?:bearer|basic) +)?)'
+                        r'(?!\*\*\*|bearer |basic )[^"\\,\]}]+', re.IGNORECASE), r"\1***"),
+            (re.compile(r'(bearer +)(?!realm=|\*\*\*)[^\s"\\,\]}]+', re.IGNORECASE), r"\1***"),
+            (re.compile(r'(://)[^\s/"]+@'), r"\1***@"))
+_NEAR_SECRETS = "headers", "bearer", "authorization", "cannot unmarshal"
+
+
+def mask_secrets(line: str) -> str:
+    """LINE with *** in place of tokens, passwords and the headers of an endpoint."""
+    lower = line.lower()
+    if any(word in lower for word in _NEAR_SECRETS) or "@" in lower and "://" in lower:
+        for secret, masked in _SECRETS:
+            line = secret.sub(masked, line)
+    return line
+
+
+MAX_SHOWN = 200  # characters of a text from elsewhere within a sentence
+
+
+def shown(text: str) -> str:
+    """The beginning of TEXT, harmless to a terminal and without secrets."""
+    return plain(mask_secrets(text)[:MAX_SHOWN])
+
+
 def byte_size(size: Optional[int]) -> str:
     """A number of bytes in the decimal units that docker uses: `150.0 MB`."""
     if size is None:
@@ -250,6 +280,25 @@ def keep_latest(memory: dict, limit: int) -> None:
     """
     while len(memory) > limit:
         del memory[next(iter(memory))]
+
+
+class Remembered:
+    """The last LIMIT names that were added, each once; LIMIT may be large."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._names: Set[Any] = set()
+        self._order: collections.deque = collections.deque()
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self._names
+
+    def add(self, name: Any) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            self._order.append(name)
+            if len(self._order) > self._limit:
+                self._names.discard(self._order.popleft())
 
 
 class Problem(Exception):
@@ -621,8 +670,7 @@ class EventLog:
         self._file = LogFile(path, warn, rotation, _is_event)
         self._failing = SaidOnce(warn)
         self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
-        self._ids: Set[bytes] = set()
-        self._order: collections.deque = collections.deque()
+        self._ids = Remembered(REMEMBERED_EVENTS)
         self.error: Optional[OSError] = None
         self.written = self.duplicates = 0
         for line in last_lines(path, REMEMBERED_BYTES):
@@ -638,11 +686,8 @@ class EventLog:
         return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def _remember(self, name: Optional[bytes]) -> None:
-        if name and name not in self._ids:
+        if name:
             self._ids.add(name)
-            self._order.append(name)
-            if len(self._order) > REMEMBERED_EVENTS:
-                self._ids.discard(self._order.popleft())
 
     def add(self, events: List[dict]) -> None:
         """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
@@ -1455,7 +1500,7 @@ class StandardInput:
                         self._keep([line])
                         number += 1
                     whole = part.endswith(b"\n")
-            why += f" after one line, {mask_secrets(line)[:MAX_URL]}" if number == 1 else ""
+            why += f" after one line, {shown(line)}" if number == 1 else ""
         except OSError as error:
             why = f"cannot read standard input: {reason(error)}"
         self._end(f"no more of the registry's log is read: {why}. Start the command again: "
@@ -1757,7 +1802,7 @@ def line_fact(line: str) -> Optional[Fact]:
 COMPLETE_SECONDS = 5  # a client asks for the next layer within
 RESUME_SECONDS = 0.9  # a new pull's lines may come this long before its manifest's event
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
-AT_ONCE = 0.5  # seconds from one request for a manifest to the next, of a pull
+AT_ONCE_SECONDS = 0.5  # seconds from one request for a manifest to the next, of a pull
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
@@ -2196,7 +2241,7 @@ class Pull:
         """Whether a request by tag, which comes first, seems later by another replica's clock."""
         first = next(iter(self.manifest_requests), None)
         return first is not None and not self.tag and first.instance != request.instance and (
-            request.time - first.time <= AT_ONCE
+            request.time - first.time <= AT_ONCE_SECONDS
             and (first.digest in request.manifest.children
                  or first.digest == request.digest and request.method == "HEAD")
             and (request.digest, "HEAD", False) not in self._manifests_asked)
@@ -2885,7 +2930,7 @@ class Conversation:
         # A HEAD, and at once its GET from another address of the client.
         for pull in self._latest_of_others(request):
             if (request.method == "GET" and pull.user == request.user and pull.manifest_requests
-                    and request.time - pull.manifest_requests[-1].time <= AT_ONCE
+                    and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS
                     and pull.continues_with(request)):
                 return pull
         return None
@@ -3310,8 +3355,12 @@ def replay(tracker: Tracker, events: Iterable[Fact],
     """Live through two records of the same time once more, in the order of their time."""
     for moment, fact in merged([events, lines]):
         if moment > tracker.now:
-            yield tracker.tick(moment)
-        yield tracker.feed(fact)
+            changes = tracker.tick(moment)
+            if changes:
+                yield changes
+        changes = tracker.feed(fact)
+        if changes:
+            yield changes
 
 
 # ------------------------------------------------------------------------------------------ explain
@@ -3334,7 +3383,6 @@ NOT_RUNNING = "a registry that does not run"  # the name of a fault
 MAX_REASONS = 5  # of a fault that lasts, that are said
 MAX_FAULTS = 20  # remembered; also endpoints of a registry
 MAX_STARTS = 20  # of registries, whose endpoints are remembered
-MAX_URL = 200  # characters shown of a url
 LEAST_TIMEOUT = .1  # seconds; a smaller one lacks its unit
 MENDED_SECONDS = 300  # the registry would have tried again: its backoff is seconds
 RETRY_SECONDS = 15  # usual time between two of its attempts
@@ -3374,28 +3422,6 @@ class Caveats:
         new = [sentence for sentence in self.standing() if sentence not in self._said]
         self._said.update(new)
         return new
-
-
-# A header's value may have brackets: its map ends with the quoted text around it.
-_SECRETS = ((re.compile(r"(cannot unmarshal \S+ )`[^`]*`"), r"\1`***`"),
-            (re.compile(r'(headers\s*[=:]\s*map\[)(?!\])(?:.*\](?=\\*")|.*)', re.IGNORECASE),
-             r"\1***]"),
-            (re.compile(r'(headers(\\*")\s*:\s*)\{(?!\}).*?(?:\]\s*\}|$)', re.IGNORECASE),
-             r"\1\2***\2"),
-            (re.compile(r'(authorization\\*"?\s*[:=]\s*[\[\\"]*(?:(?:bearer|basic) +)?)'
-                        r'(?!\*\*\*|bearer |basic )[^"\\,\]}]+', re.IGNORECASE), r"\1***"),
-            (re.compile(r'(bearer +)(?!realm=|\*\*\*)[^\s"\\,\]}]+', re.IGNORECASE), r"\1***"),
-            (re.compile(r'(://)[^\s/"]+@'), r"\1***@"))
-_NEAR_SECRETS = "headers", "bearer", "authorization", "cannot unmarshal"
-
-
-def mask_secrets(line: str) -> str:
-    """LINE with *** in place of tokens, passwords and the headers of an endpoint."""
-    lower = line.lower()
-    if any(word in lower for word in _NEAR_SECRETS) or "@" in lower and "://" in lower:
-        for secret, masked in _SECRETS:
-            line = secret.sub(masked, line)
-    return line
 
 
 def url_host(url: str) -> str:
@@ -3526,13 +3552,9 @@ class Endpoint(NamedTuple):
     timeout: float  # seconds
 
 
-def _shown(url: str) -> str:
-    return plain(mask_secrets(url[:MAX_URL]))
-
-
 def _sending_fault(url: str, error: str) -> Fault:
     """The fault of a registry that sends to URL and logs ERROR."""
-    url, error = _shown(url), _shown(error)
+    url, error = shown(url), shown(error)
     for pattern, name, remedy in CAUSES:
         if found := re.search(pattern, error):
             break
@@ -3557,7 +3579,7 @@ def _ended_fault(words: str) -> Fault:
     remedy = ("Write it with brackets, as in `headers: {Authorization: [Bearer TOKEN]}`, "
               if words.endswith("into []string") else "Correct that, as a rule in its config.yml, ")
     return Fault(NOT_RUNNING, "", f"the registry does not run, as its log ends with: "
-                 f"{_shown(words)}. {remedy}and start it again.", "it runs")
+                 f"{shown(words)}. {remedy}and start it again.", "it runs")
 
 
 def _timeout_fault(url: str, timeout: float) -> Fault:
@@ -3685,7 +3707,7 @@ class Trouble:
         if found := _ENDPOINT.match(message):
             name, url, timeout, disabled = found.groups("")
             self._endpoints_of(instance).append(Endpoint(
-                plain(name or disabled), _shown(url), go_duration(timeout)))
+                plain(name or disabled), shown(url), go_duration(timeout)))
         return []
 
     def _endpoints_of(self, instance: str) -> List[Endpoint]:
@@ -3908,11 +3930,11 @@ HIDDEN_ACTIONS = {"pull": "pull", "push": "push"}
 
 
 def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
-    url, counts = _shown(text_of(endpoint, "url")), child(endpoint, "Metrics")
+    url, counts = shown(text_of(endpoint, "url")), child(endpoint, "Metrics")
     waiting, failures, errors = (amount(counts.get(name)) or 0
                                  for name in ("Pending", "Failures", "Errors"))
     if waiting and failures + errors:
-        statuses = ", ".join(plain(f"{number} times {status}"[:MAX_URL]) for status, number
+        statuses = ", ".join(shown(f"{number} times {status}") for status, number
                              in itertools.islice(child(counts, "Statuses").items(), MAX_FAULTS))
         yield (f"{counted(waiting, 'event')} wait to be sent to {url}: "
                f"{counted(failures + errors, 'time')} it could not be done"
@@ -4981,11 +5003,11 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
                      "registry without one (no docker run -t, no tty: true), or with "
                      "log: formatter: json")
     elif number and not found:
-        text = mask_secrets(line[:MAX_LINE].decode("utf-8", "replace").strip(" \t\r\n\0"))
+        text = shown(line[:MAX_LINE].decode("utf-8", "replace").strip(" \t\r\n\0"))
         lines = f"none of its {number} lines tells" if number > 1 else "its line does not tell"
         notes.append(f"{name}: {lines} of a request: is it the registry's log, with "
                      "log: {level: info} in its config.yml?" + (
-                         f" It says: {plain(text[:MAX_URL])}" if number == 1 and text else ""))
+                         f" It says: {text}" if number == 1 and text else ""))
 
 
 def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
@@ -5116,8 +5138,7 @@ class Repeats:
 
     def __init__(self, path: str) -> None:
         """PATH is the file in which lines were kept before."""
-        self._order: collections.deque = collections.deque()
-        self._hashes: Set[int] = set()
+        self._hashes = Remembered(self.MAX_LINES)
         self._since: Optional[float] = None  # seconds since 1970
         self._at: Optional[float] = None  # the time of the line before
         files = list(filter(os.path.exists, log_files(path)))
@@ -5128,14 +5149,7 @@ class Repeats:
             times = map(line_time, lines[-self.MAX_LINES:])
             self._since = next((at for at in times if at is not None), None)
         for line in lines[-self.MAX_LINES:]:
-            self._remember(hash(line))
-
-    def _remember(self, name: int) -> None:
-        if name not in self._hashes:
-            self._hashes.add(name)
-            self._order.append(name)
-            if len(self._order) > self.MAX_LINES:
-                self._hashes.discard(self._order.popleft())
+            self._hashes.add(hash(line))
 
     def is_new(self, line: str) -> bool:
         """Whether LINE was not known; from now on it is."""
@@ -5147,7 +5161,7 @@ class Repeats:
             self._at = self._at if at is None else at  # one without a time is of that before it
             if self._at is not None and self._at < self._since:
                 return False
-        self._remember(name)
+        self._hashes.add(name)
         return True
 
 

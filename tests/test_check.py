@@ -31,6 +31,7 @@ FAULTS = {  # the name of the recording: what is said of it
     "http": ": server gave HTTP response to HTTPS client. The listener speaks plain http",
     "https": ": the connection was closed. What listens there may speak https",
     "x509": ": x509: certificate is not valid for any names, but wanted to match g-tls-",
+    "untrusted": ": x509, its certificate is not accepted. Give the registry's container",
     "proxy": "http://listener:8086/log: its proxy cannot be reached. The registry sends through a "
              "proxy: in the environment of its container add listener to NO_PROXY",
     "scheme": " listener:8086/log: unsupported protocol scheme. Write http:// before",

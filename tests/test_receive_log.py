@@ -181,9 +181,9 @@ def test_a_line_that_comes_by_syslog_as_well_counts_once(tmp_path):
         assert sorted(listener.kept()) == sorted([*LINES, "one more"])
 
 
-def test_repeats_are_bounded(tmp_path):
+def test_repeats_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Repeats, "MAX_LINES", 3)
     repeats = module.Repeats(str(tmp_path / "none"))
-    repeats.MAX_LINES = 3
     assert [repeats.is_new(line) for line in "abcabcd"] == [True] * 3 + [False] * 3 + [True]
     assert [repeats.is_new(line) for line in "dcba"] == [False] * 3 + [True]
 
@@ -218,7 +218,8 @@ def test_the_end_of_the_input_is_said_and_the_listener_goes_on(tmp_path):
         assert listener.err.count("\n") == 1 and "pulls end as unknown" in listener.err
         notice, = json.loads(listener.request("GET", "/pulls")[1])["notices"]
         assert f" {notice}\n" == listener.err[len("HH:MM:SS"):].replace("unknown\n", "unknown.\n")
-        until(lambda: [line[:27] for line in listener.kept()] == ["a last line without its end"])
+        until(lambda: listener.kept() == [
+            f"a last line without its end {'x' * 160} https://***@r"])
         assert listener.post(event()) == (200, "")
         assert listener.stop() == 0 and listener.err.count("\n") == 1
 
