@@ -669,25 +669,21 @@ class EventLog:
         """Open PATH and read back the ids of its last events; raises OSError as LogFile does."""
         self._file = LogFile(path, warn, rotation, _is_event)
         self._failing = SaidOnce(warn)
-        self._added: List[Tuple[Optional[bytes], bytes, dict]] = []  # id, line, event
+        self._added: List[Tuple[Any, bytes, dict]] = []  # what `_id` gives, line, event
         self._ids = Remembered(REMEMBERED_EVENTS)
         self.error: Optional[OSError] = None
         self.written = self.duplicates = 0
         for line in last_lines(path, REMEMBERED_BYTES):
             with contextlib.suppress(ValueError, RecursionError):
-                self._remember(self._id(json.loads(line)))
+                self._ids.add(self._id(json.loads(line)))
 
     @staticmethod
-    def _id(event: Any) -> Optional[bytes]:
-        """What the event's id is remembered as: a digest, as an id may be long."""
+    def _id(event: Any) -> Any:
+        """A digest of the event's id, which may be long; an event without one is like no other."""
         name = event.get("id") if isinstance(event, dict) else None
         if not isinstance(name, str) or not name:
-            return None
+            return object()
         return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-    def _remember(self, name: Optional[bytes]) -> None:
-        if name:
-            self._ids.add(name)
 
     def add(self, events: List[dict]) -> None:
         """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
@@ -700,19 +696,17 @@ class EventLog:
         again.
         """
         added, self._added = self._added, []
-        names: Set[Optional[bytes]] = set()
-        fresh = []
+        fresh: Dict[Any, Tuple[dict, bytes]] = {}
         for name, line, event in added:
-            if name is None or name not in self._ids and name not in names:
-                fresh.append((event, line))
-                names.add(name)
+            if name not in self._ids:
+                fresh.setdefault(name, (event, line))
         if fresh:
-            self._write(b"".join([line for _, line in fresh]))
+            self._write(b"".join([line for _, line in fresh.values()]))
         self.written += len(fresh)
         self.duplicates += len(added) - len(fresh)
-        for name, _, _ in added:
-            self._remember(name)
-        return fresh
+        for name in fresh:
+            self._ids.add(name)
+        return list(fresh.values())
 
     def _write(self, data: bytes) -> None:
         try:
