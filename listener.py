@@ -824,11 +824,7 @@ _BARE_CR = re.compile(rb"\r(?!\n)")
 _FOLDED = re.compile(rb"\n[ \t]")
 
 
-@functools.lru_cache(maxsize=2)
-def _http_date(now: int) -> str:
-    return email.utils.formatdate(now, usegmt=True)
-
-
+_http_date = functools.lru_cache(maxsize=2)(email.utils.formatdate)
 PATHS = "/", "/pulls", "/metrics", "/healthz"  # that may be asked for with GET and HEAD
 Refusal = Tuple[int, str]  # the status, and the reason in one line
 
@@ -986,7 +982,7 @@ class Handler(_Head):
         return "listener"
 
     def date_time_string(self, timestamp: Optional[float] = None) -> str:
-        return _http_date(int(time.time() if timestamp is None else timestamp))
+        return _http_date(int(timestamp or time.time()), usegmt=True)
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Nothing: what is worth a line is told to the server, which knows the console."""
