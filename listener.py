@@ -873,8 +873,7 @@ class _Head(BaseHTTPRequestHandler):
         elif not self.refusal:
             self.send_error(400, "an empty request line")
 
-    def send_error(self, code: int, message: Optional[str] = None,
-                   explain: Optional[str] = None) -> None:
+    def send_error(self, code: int, message: Optional[str] = None, *explain: Any) -> None:
         """Called by the library's parser, which blames a wrong version on the server.
 
         What it says of a request line repeats it, with the token if that was put there.
@@ -898,8 +897,7 @@ class _Head(BaseHTTPRequestHandler):
         if len(lengths) > 1 or lengths and encodings:
             return 400, "the length of the body is given twice"
         if encodings:
-            return 501, (f"Transfer-Encoding {encodings[0]} is not accepted: send a "
-                         "Content-Length")
+            return 501, f"Transfer-Encoding {encodings[0]} is not accepted: send a Content-Length"
         if not all(length.isascii() and length.isdigit() for length in lengths):
             return 400, f"Content-Length {lengths[0]} is not a number"
         length = lengths[0] if lengths else ""
