@@ -779,18 +779,16 @@ def _read_json(body: bytes) -> Any:
         raise ValueError(f"over {MAX_CONTROLS} control characters")
     left = MAX_SLOW_NUMBERS  # a registry sends short integers and no fractions
 
-    def slow_number(digits: str, kind: Callable = float) -> Any:
+    def number(digits: str, kind: Callable = int) -> Any:
         nonlocal left
-        left -= len(digits)
-        if left < 0:
-            raise ValueError("its numbers are too many or too long")
+        if kind is float or len(digits) > 20:
+            left -= len(digits)
+            if left < 0:
+                raise ValueError("its numbers are too many or too long")
         return kind(digits)
 
-    def integer(digits: str) -> int:
-        return int(digits) if len(digits) <= 20 else slow_number(digits, int)
-
-    return json.loads(text, parse_constant=_refuse_constant, parse_int=integer,
-                      parse_float=slow_number)
+    return json.loads(text, parse_constant=_refuse_constant, parse_int=number,
+                      parse_float=functools.partial(number, kind=float))
 
 
 def parse_envelope(body: bytes) -> List[dict]:
