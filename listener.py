@@ -1612,27 +1612,21 @@ _CLIENT_LEFT = re.compile("write tcp|broken pipe|(?<!read: )connection reset by 
                           "context canceled|client disconnected|http2: stream closed")
 
 
-_ESCAPE = re.compile(r'\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)')
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+# What Go's strconv.Quote escapes, which Python escapes alike.
+_ESCAPE = re.compile(r'\\(?:[abfnrtv"\\]|x[0-9a-f]{2}|u[0-9a-f]{4}|'
+                     r'U000[0-9a-f]{5}|U0010[0-9a-f]{4})')
 
 
 @functools.lru_cache(maxsize=256)
 def _unquote(text: str) -> str:
-    def character(match: Any) -> str:
-        escape = match[1]
-        if len(escape) == 1:
-            return _ESCAPES.get(escape, escape)
-        return chr(int(escape[1:], 16)) if int(escape[1:], 16) < 0x110000 else match[0]
-    return _ESCAPE.sub(character, text)
+    return _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), text)
 
 
 def _unquoted(value: str) -> str:
     """A value of a text line: logrus quotes those with blanks as Go quotes strings."""
-    if value.startswith('"'):
-        value = value[1:-1]
-        if "\\" in value:
-            value = _unquote(value)
-    return value
+    if not value.startswith('"'):
+        return value
+    return _unquote(value[1:-1]) if "\\" in value else value[1:-1]
 
 
 # A colour, as it is or as a log daemon escapes it.
