@@ -1635,16 +1635,13 @@ _FORM = re.compile(r'time="?\d|\{\s*"')  # where logrus text, or a JSON object, 
 _WRAPPERS = "log", "MESSAGE", "message", "line"  # Docker's json-file, journald, shippers, logcli
 
 
-def unwrapped(line: str) -> Tuple[Dict[str, Any], str]:
-    """The fields of a line of the registry's log, and the text that was in its wrappers.
+def unwrapped(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
+    """The fields of a line of the registry's log, and the text that was in its WRAPPERS.
 
     As for `log_fields`; the text is of use if there are no fields.
     """
-    for _ in range(4):  # wrappers around wrappers
-        if len(line) > MAX_LINE:
-            break
+    if wrappers and len(line) <= MAX_LINE:
         line = _COLOUR.sub("", line) if "[" in line else line
-        wrapped = None
         for form in itertools.islice(_FORM.finditer(line), 4):
             if form[0][0] == "t":
                 return {name: _unquoted(value)
@@ -1663,10 +1660,7 @@ def unwrapped(line: str) -> Tuple[Dict[str, Any], str]:
             if wrapped and "@timestamp" in found and not _FORM.search(wrapped):
                 return {**found, "msg": wrapped, "time": found["@timestamp"]}, line
             if wrapped:
-                break
-        if not wrapped:
-            break
-        line = wrapped.rstrip()
+                return unwrapped(wrapped.rstrip(), wrappers - 1)
     return {}, line
 
 
