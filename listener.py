@@ -1635,10 +1635,13 @@ _FORM = re.compile(r'time="?\d|\{\s*"')  # where logrus text, or a JSON object, 
 _WRAPPERS = "log", "MESSAGE", "message", "line"  # Docker's json-file, journald, shippers, logcli
 
 
-def unwrapped(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
-    """The fields of a line of the registry's log, and the text that was in its WRAPPERS.
+def log_fields(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
+    """The fields of a line of the registry's log, as logrus names them: time, level, msg, ...
 
-    As for `log_fields`; the text is of use if there are no fields.
+    LINE is logrus text, JSON or logstash, behind any prefix (compose, syslog, CRI, labels), and may
+    itself be a member of a JSON object (Docker's json-file, journald): so many WRAPPERS are opened.
+    If it is none of these, {}, and the text that was in the wrappers.
+    https://distribution.github.io/distribution/about/configuration/#log
     """
     if wrappers and len(line) <= MAX_LINE:
         line = _COLOUR.sub("", line) if "[" in line else line
@@ -1660,18 +1663,8 @@ def unwrapped(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
             if wrapped and "@timestamp" in found and not _FORM.search(wrapped):
                 return {**found, "msg": wrapped, "time": found["@timestamp"]}, line
             if wrapped:
-                return unwrapped(wrapped.rstrip(), wrappers - 1)
+                return log_fields(wrapped.rstrip(), wrappers - 1)
     return {}, line
-
-
-def log_fields(line: str) -> Dict[str, Any]:
-    """The fields of a line of the registry's log, as logrus names them: time, level, msg, ...
-
-    LINE is logrus text, JSON or logstash, behind any prefix (compose, syslog, CRI, labels), and may
-    itself be a member of a JSON object (Docker's json-file, journald). {} if it is none of these.
-    https://distribution.github.io/distribution/about/configuration/#log
-    """
-    return unwrapped(line)[0]
 
 
 def _field(fields: Dict[str, Any], name: str) -> str:
@@ -1739,7 +1732,7 @@ def line_fact(line: str) -> Optional[Fact]:
     if not ("/blobs/" in line and "GET" in line or "listening on" in line):
         return None
     try:
-        fields = log_fields(line)
+        fields, _ = log_fields(line)
         if not fields and ("response completed" in line or "authorized request" in line):
             raise ValueError("in none of the forms that are read")
         return _fields_fact(fields)
@@ -3636,7 +3629,7 @@ class Trouble:
         if not self.concerns(line) and not (
                 ("response completed" in line or "authorized request" in line) and self._lasting()):
             return []
-        fields, text = unwrapped(line)
+        fields, text = log_fields(line)
         with contextlib.suppress(ValueError):
             self._latest = seconds(_field(fields, "time"))
         at = self._latest  # of one without a time as well: it is newer
@@ -5096,7 +5089,7 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
 def line_time(line: str) -> Optional[float]:
     """When the registry wrote LINE of its log, in seconds since 1970; None if it does not say."""
     try:
-        return seconds(str(log_fields(line).get("time", "")))
+        return seconds(str(log_fields(line)[0].get("time", "")))
     except ValueError:
         return None
 
