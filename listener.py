@@ -557,8 +557,8 @@ class LogFile:
             self._cut_back()
             if os.fstat(self._file).st_size != self._seen:
                 self._mend()
-            start = self._seen
-            if self._is_full(start, len(data)) and self._rotate():
+            start, end = self._seen, self._seen + len(data)
+            if self._rotation and start and end > self._rotation.size and self._rotate():
                 continue
             try:
                 rest = memoryview(data)
@@ -573,7 +573,7 @@ class LogFile:
                 with contextlib.suppress(OSError):
                     self._cut_back()
                 raise
-            self._seen = start + len(data)
+            self._seen = end
             if os.fstat(self._file).st_nlink or not self._moved():
                 return  # else it was removed meanwhile, and what was written went with it
 
@@ -591,12 +591,10 @@ class LogFile:
         os.close(self._file)
         self._file, self._cut_at, self._seen = file, None, -1
 
-    def _is_full(self, size: int, more: int) -> bool:
-        return (self._rotation is not None and size > 0 and size + more > self._rotation.size
-                and time.monotonic() >= self._rename_at)
-
     def _rotate(self) -> bool:
         """Rename PATH, and the files before it if their names are needed; whether it was done."""
+        if time.monotonic() < self._rename_at:
+            return False
         try:
             numbered = _numbered(self.path)
             taken = {number for number, _ in numbered}
