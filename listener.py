@@ -357,18 +357,17 @@ class Rotation(NamedTuple):
     files: int
 
 
-def _names_after(path: str, form: str) -> List[Tuple[str, str]]:
-    """The files that are named PATH and what FORM matches: its first group, and the name."""
+def _rotated(path: str, form: str) -> List[Tuple[str, str]]:
+    """Files named PATH and what FORM matches, perhaps .gz: its first group, and their names."""
     folder, name = os.path.split(path)
-    pattern = re.compile(re.escape(name) + form)
+    pattern = re.compile(re.escape(name) + form + r"(?:\.gz)?")
     found = [(pattern.fullmatch(other), other) for other in os.listdir(folder or ".")]
     return sorted((match[1], os.path.join(folder, other)) for match, other in found if match)
 
 
 def _numbered(path: str) -> List[Tuple[int, str]]:
     """The numbers and names of the files PATH.1, PATH.2.gz and so on, lowest first."""
-    return sorted((int(number), name) for number, name in _names_after(
-        path, r"\.([1-9][0-9]{0,8})(?:\.gz)?"))
+    return sorted((int(number), name) for number, name in _rotated(path, r"\.([1-9][0-9]{0,8})"))
 
 
 def log_files(path: str) -> List[str]:
@@ -378,7 +377,7 @@ def log_files(path: str) -> List[str]:
     """
     rotated: List[str] = []
     with contextlib.suppress(OSError):
-        rotated += [name for _, name in _names_after(path, r"-([0-9]{8}[0-9-]{0,16})(?:\.gz)?")]
+        rotated += [name for _, name in _rotated(path, r"-([0-9]{8}[0-9-]{0,16})")]
         rotated += [name for _, name in reversed(_numbered(path))]
     return rotated if rotated and not os.path.exists(path) else [*rotated, path]
 
