@@ -1271,8 +1271,6 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if self._stopping:
-                    return
                 no_files = error.errno in (errno.EMFILE, errno.ENFILE)
                 if not (no_files and self._drop_oldest()):
                     return time.sleep(0.01)  # it is likely to fail at once again
