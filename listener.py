@@ -1320,8 +1320,7 @@ class Server:
         connection.talk = None
         self._connections.discard(connection)
         with contextlib.suppress(KeyError, OSError, ValueError):
-            if connection.watched:
-                self._selector.unregister(connection.socket)
+            self._watch(connection, 0)
         with contextlib.suppress(OSError):
             connection.socket.close()
 
