@@ -1494,9 +1494,8 @@ MAX_LINE = 64 << 10  # characters of a line of the registry's log that is read
 MAX_USUAL_LINE = 4000  # of one that is first held against the usual form
 INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
                "application/vnd.oci.image.index.v1+json"}
-MANIFEST_TYPES = {"application/vnd.docker.distribution.manifest.v2+json",
-                  "application/vnd.oci.image.manifest.v1+json"}
-KNOWN_TYPES = INDEX_TYPES | MANIFEST_TYPES
+KNOWN_TYPES = {*INDEX_TYPES, "application/vnd.docker.distribution.manifest.v2+json",
+               "application/vnd.oci.image.manifest.v1+json"}
 
 
 class Fact(NamedTuple):
