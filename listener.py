@@ -951,7 +951,9 @@ class Handler(_Head):
         status, body, content_type, headers = answer
         self.wfile = io.BytesIO()
         self.request_version = "HTTP/1.1"  # also after a request line that could not be read
-        self.send_response(status)
+        self.send_response_only(status)
+        self.send_header("Server", "listener")
+        self.send_header("Date", _http_date(int(time.time()), usegmt=True))
         if status == 401:
             # Two headers: browsers take one that names both schemes for a malformed Basic.
             self.send_header("WWW-Authenticate", "Bearer")
@@ -970,15 +972,6 @@ class Handler(_Head):
         if self.command != "HEAD":
             self.wfile.write(body)
         return self.wfile.getvalue()
-
-    def version_string(self) -> str:
-        return "listener"
-
-    def date_time_string(self, timestamp: Optional[float] = None) -> str:
-        return _http_date(int(timestamp or time.time()), usegmt=True)
-
-    def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Nothing: what is worth a line is told to the server, which knows the console."""
 
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
