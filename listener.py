@@ -815,10 +815,6 @@ def parse_envelope(body: bytes) -> List[dict]:
 
 _TLS_HANDSHAKE = b"\x16\x03"
 _HEAD_END = re.compile(rb"\n\r?\n")
-_BARE_CR = re.compile(rb"\r(?!\n)")
-_FOLDED = re.compile(rb"\n[ \t]")
-
-
 _http_date = functools.lru_cache(maxsize=2)(email.utils.formatdate)
 PATHS = "/", "/pulls", "/metrics", "/healthz"  # that may be asked for with GET and HEAD
 Refusal = Tuple[int, str]  # the status, and the reason in one line
@@ -858,9 +854,9 @@ class _Head(BaseHTTPRequestHandler):
         elif head.startswith(_TLS_HANDSHAKE):
             self.send_error(400, "that is TLS: the endpoint's url needs http://, or the listener "
                             "--tls-cert")
-        elif _BARE_CR.search(head):  # RFC 9112, 2.2; the library would take it for a line's end
+        elif re.search(rb"\r(?!\n)", head):  # RFC 9112, 2.2; the library takes it for a line's end
             self.send_error(400, "a CR without LF in the head")
-        elif _FOLDED.search(head):  # RFC 9112, 5.2
+        elif re.search(rb"\n[ \t]", head):  # RFC 9112, 5.2
             self.send_error(400, "a header that goes on in the next line")
         elif self.parse_request():
             self.path = self.path.partition("?")[0]
