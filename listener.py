@@ -95,7 +95,6 @@ import urllib.parse
 import urllib.request
 import zlib
 from datetime import datetime, timezone
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
                     Sequence, Set, TextIO, Tuple)
@@ -848,9 +847,9 @@ class _Head(BaseHTTPRequestHandler):
         self.close_connection = True
         self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
         if len(self.raw_requestline) > MAX_REQUEST_LINE:
-            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+            self.send_error(414)
         elif len(head) > MAX_HEAD:
-            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            self.send_error(431)
         elif head.startswith(_TLS_HANDSHAKE):
             self.send_error(400, "that is TLS: the endpoint's url needs http://, or the listener "
                             "--tls-cert")
@@ -869,10 +868,10 @@ class _Head(BaseHTTPRequestHandler):
 
         What it says of a request line repeats it, with the token if that was put there.
         """
-        code = 400 if code == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED else code
+        code = 400 if code == 505 else code
         if message and message.startswith(("Bad request", "Bad HTTP", "Invalid HTTP")):
             message = "not an HTTP/1.1 request line"
-        self.refusal = code, message or HTTPStatus(code).phrase
+        self.refusal = code, message or self.responses[code][0]
 
     def handle_expect_100(self) -> bool:
         self.continues = True
