@@ -724,15 +724,14 @@ class RegistryLog:
     def __init__(self, path: str, warn: Callable[[str], None],
                  rotation: Optional[Rotation] = None) -> None:
         """Open PATH; raises OSError as LogFile does."""
-        self.path, self._failing = path, SaidOnce(warn)
-        self._file = LogFile(path, warn, rotation)
+        self._file, self._failing = LogFile(path, warn, rotation), SaidOnce(warn)
 
     def append(self, lines: List[str]) -> None:
         try:
             self._file.append("".join(line + "\n" for line in lines).encode("utf-8"), sync=False)
-            self._failing.end(f"{self.path} can be written again")
+            self._failing.end(f"{self._file.path} can be written again")
         except OSError as error:
-            self._failing.begin(f"cannot write {self.path}: {reason(error)}; lines of the "
+            self._failing.begin(f"cannot write {self._file.path}: {reason(error)}; lines of the "
                                 "registry's log are lost until it can be")
 
     def sync(self) -> None:
