@@ -621,9 +621,6 @@ class LogFile:
     def sync(self) -> None:
         os.fsync(self._file)
 
-    def close(self) -> None:
-        os.close(self._file)
-
 
 # What may drive a terminal: DEL, C1, and what turns the direction of text. JSON escapes C0 itself.
 _CONTROLS = {code: f"\\u{code:04x}" for code in (
@@ -713,9 +710,6 @@ class EventLog:
             raise self.error from None
         self._failing.end(f"{self._file.path} can be written again")
         self.error = None
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class RegistryLog:
@@ -5259,7 +5253,6 @@ class Service:
             if self._intake:
                 self._intake.sync()
         self._server.stop()
-        self._log.close()
 
     def _commit(self) -> Callable[[], None]:
         """Keep the envelopes that were added; what is to do when they were answered."""
