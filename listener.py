@@ -416,10 +416,7 @@ def _tail(file: BinaryIO, size: int, end: int) -> Iterator[bytes]:
 
 
 def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a log up to END, which may have been rotated since.
-
-    It reads as far back as no file is gzipped.
-    """
+    """The whole lines in the last SIZE bytes of a log up to END, as far as no file is gzipped."""
     parts = []
     for name in reversed(log_files(path)):
         if size <= 0 or name.endswith(".gz"):
@@ -508,10 +505,7 @@ class LogFile:
                 raise OSError(errno.EINVAL, FOREIGN)
 
     def _mend(self) -> None:
-        """See to what stands after the last newline; raises OSError, and may be called again.
-
-        There is something after a crash, or if another program has cut the file.
-        """
+        """Finish or move aside what a crash or another program has left after the last newline."""
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             start = _line_start(self._file, size) if self._is_line else size
@@ -545,10 +539,7 @@ class LogFile:
                 os.close(handle)
 
     def append(self, data: bytes, sync: bool) -> None:
-        """Write DATA, which ends with a newline, and with SYNC return when it is on the disk.
-
-        Raises OSError, and then nothing of DATA is in the file.
-        """
+        """Write DATA, which ends with a newline, and with SYNC return when it is on the disk."""
         while True:
             if self._moved():
                 self._reopen()
@@ -685,8 +676,7 @@ class EventLog:
     def commit(self) -> List[Tuple[dict, bytes]]:
         """Keep what was added; returns the events that were not in the log yet, with their lines.
 
-        Raises OSError when the disk refuses; then none of them is in the log, and all may be added
-        again.
+        Raises OSError if the disk refuses; none is in the log then, and all may be added again.
         """
         added, self._added = self._added, []
         fresh: Dict[Any, Tuple[dict, bytes]] = {}
