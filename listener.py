@@ -1378,10 +1378,7 @@ class Inbox:
                 self._changed.notify()
 
     def take(self, timeout: Optional[float] = None) -> Tuple[List[Any], int]:
-        """Some of what waits, oldest first, and how many were dropped since the last call.
-
-        It waits up to TIMEOUT seconds for the first.
-        """
+        """Some of what waits, or comes in TIMEOUT seconds, and how many were dropped since."""
         with self._changed:
             self._changed.wait_for(lambda: self._items, timeout)
             taken, room = [], 1 << 20
@@ -1574,8 +1571,6 @@ _BLOB_URI = re.compile(r"/v2/(.+)/blobs/([^/?]+:[^/?]+)")
 # client was gone. A cache that cannot read from its registry says "read tcp".
 _CLIENT_LEFT = re.compile("write tcp|broken pipe|(?<!read: )connection reset by peer|"
                           "context canceled|client disconnected|http2: stream closed")
-
-
 # What Go's strconv.Quote escapes, which Python escapes alike.
 _ESCAPE = re.compile(r'\\(?:[abfnrtv"\\]|x[0-9a-f]{2}|u[0-9a-f]{4}|'
                      r'U000[0-9a-f]{5}|U0010[0-9a-f]{4})')
