@@ -159,11 +159,10 @@ def byte_size(size: Optional[int]) -> str:
         return "?"
     if size < 1000:
         return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.95 or unit == "TB":
-            break
+    value, unit = size / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value >= 999.95:
+            value, unit = value / 1000, larger
     return f"{value:.1f} {unit}"
 
 
