@@ -103,6 +103,7 @@ from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Nam
 # ------------------------------------------------------------------------------------ text and JSON
 
 MAX_TEXT = 1000  # characters of a name that are remembered
+MAX_SHOWN = 200  # characters of a text from elsewhere within a sentence
 
 
 def plain(text: str) -> str:
@@ -143,9 +144,6 @@ def mask_secrets(line: str) -> str:
         for secret, masked in _SECRETS:
             line = secret.sub(masked, line)
     return line
-
-
-MAX_SHOWN = 200  # characters of a text from elsewhere within a sentence
 
 
 def shown(text: str) -> str:
