@@ -882,13 +882,8 @@ class _Head(BaseHTTPRequestHandler):
         return None
 
 
-@functools.lru_cache(maxsize=256)
-def _read_head(head: bytes) -> Dict[str, Any]:
-    """The attributes of the Handler for a HEAD; nothing changes them or what they refer to.
-
-    A registry sends the same head again and again, and reading it is half the work of a request.
-    """
-    return vars(_Head(head))
+# A registry sends the same head again and again, and reading it is half the work of a request.
+_remembered_head = functools.lru_cache(maxsize=256)(_Head)
 
 
 class Handler(_Head):
@@ -896,8 +891,8 @@ class Handler(_Head):
 
     def __init__(self, head: bytes, token: Optional[bytes]) -> None:
         """Read HEAD, from the request line to the empty line; TOKEN: only who has it is served."""
-        read = _read_head if len(head) <= MAX_REMEMBERED_HEAD else _read_head.__wrapped__
-        vars(self).update(read(head))
+        read = _remembered_head if len(head) <= MAX_REMEMBERED_HEAD else _Head
+        vars(self).update(vars(read(head)))  # a copy: what is remembered stays as it is
         self.arrived = time.monotonic()
         if token is not None and not self.refusal and (
                 self.command == "POST" or self.path != "/healthz"):
