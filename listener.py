@@ -1232,10 +1232,9 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                no_files = error.errno in (errno.EMFILE, errno.ENFILE)
-                if not (no_files and self._drop_oldest()):
-                    return time.sleep(0.01)  # it is likely to fail at once again
-                continue
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._drop_oldest():
+                    continue
+                return time.sleep(0.01)  # it is likely to fail at once again
             client.setblocking(False)
             connection = Connection(client, peer[0])
             connection.talk = self._talk(connection)
