@@ -469,7 +469,7 @@ class LogFile:
         self._rotating = SaidOnce(warn)
         self._rename_at = 0.0  # not before then; time.monotonic()
         self._seen = -1  # bytes of the file when its end was looked at last
-        self._cut_at: Optional[int] = None  # where a failed write began that could not be cut off
+        self._failed = False  # the last write: what there is of it is to be cut off
         self._file = self._open()
         with contextlib.suppress(OSError):  # on a full disk: before the next write, then
             self._mend()
@@ -535,8 +535,8 @@ class LogFile:
             self._cut_back()
             if os.fstat(self._file).st_size != self._seen:
                 self._mend()
-            start, end = self._seen, self._seen + len(data)
-            if self._rotation and start and end > self._rotation.size and self._rotate():
+            end = self._seen + len(data)
+            if self._rotation and self._seen and end > self._rotation.size and self._rotate():
                 continue
             try:
                 rest = memoryview(data)
@@ -547,7 +547,7 @@ class LogFile:
                     # again, as below, they are new ones, so a later success can be believed.
                     os.fsync(self._file)
             except OSError:
-                self._cut_at = start
+                self._failed = True
                 with contextlib.suppress(OSError):
                     self._cut_back()
                 raise
@@ -567,7 +567,7 @@ class LogFile:
             self._cut_back()
             os.fsync(self._file)
         os.close(self._file)
-        self._file, self._cut_at, self._seen = file, None, -1
+        self._file, self._failed, self._seen = file, False, -1
 
     def _rotate(self) -> bool:
         """Rename PATH, and the files before it if their names are needed; whether it was done."""
@@ -593,10 +593,9 @@ class LogFile:
         return True
 
     def _cut_back(self) -> None:
-        if self._cut_at is not None:
-            if os.fstat(self._file).st_size > self._cut_at:  # else somebody emptied it
-                os.ftruncate(self._file, self._cut_at)
-            self._cut_at = None
+        if self._failed and os.fstat(self._file).st_size > self._seen:  # else somebody emptied it
+            os.ftruncate(self._file, self._seen)
+        self._failed = False
 
     def sync(self) -> None:
         os.fsync(self._file)
