@@ -197,6 +197,7 @@ def host(address: str) -> str:
     return address.rpartition(":")[0] if address.count(":") == 1 else address
 
 
+# Before Python 3.11 datetime.fromisoformat reads neither "Z" nor nine decimals.
 _TIME = re.compile(r"(.{16}):([0-6][0-9](?:\.[0-9]+)?)(Z|[+-][0-9]{2}:[0-9]{2})")
 
 
@@ -206,10 +207,7 @@ def _minute(stamp: str, zone: str) -> float:
 
 
 def seconds(stamp: str) -> float:
-    """Seconds since 1970 of an RFC 3339 time, of any number of decimals; ValueError if it is none.
-
-    datetime.fromisoformat reads neither "Z" nor nine decimals before Python 3.11.
-    """
+    """Seconds since 1970 of an RFC 3339 time, of any number of decimals; or ValueError."""
     found = _TIME.fullmatch(stamp)
     if found:
         minute, second, zone = found.groups()
@@ -268,10 +266,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def keep_latest(memory: dict, limit: int) -> None:
-    """Forget what was put into MEMORY first, until no more than LIMIT are left.
-
-    For up to some thousands: the first is found by passing over those that were before it.
-    """
+    """Forget what was put into MEMORY first, until LIMIT are left; of many thousands it is slow."""
     while len(memory) > limit:
         del memory[next(iter(memory))]
 
