@@ -16,15 +16,11 @@ The parts, in the order in which they stand; each knows nothing of the others' i
 
   text and JSON   small functions, and Problem: why a command cannot be done, in a line.
   keep            LogFile: whole lines in one file, through rotation and full disks. EventLog: each
-                  event once, on the disk before its sender hears 200. RegistryLog: the registry's
-                  own log lines.
+                  event once, on the disk before its sender hears 200. RegistryLog: log lines.
   receive         Handler: the bytes of a request in, those of its answer out. No I/O.
-                  Server: one thread with all the sockets, each a Connection; what has come whole is
-                  committed together, with one fsync, and answered.
-                  Inbox: what waits for a thread, bounded by bytes. Syslog, StandardInput: the
-                  registry's log lines in.
-  facts           event_fact, line_fact: an event or a log line in, a Fact out, what it says of one
-                  request.
+                  Server: one thread with all Connections; what is whole shares a commit and fsync.
+                  Inbox: what waits for a thread, in bounds. Syslog, StandardInput: log lines in.
+  facts           event_fact, line_fact: an event or a log line in, a Fact of one request out.
   understand      Manifest, Request, BlobRequests, Pull: what Facts add up to, of an image, a
                   request, all requests for one blob, a download. `verdict` judges a Pull.
                   Conversation: the requests of engines of one name for one repository, each in its
