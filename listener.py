@@ -775,7 +775,7 @@ def parse_envelope(body: bytes) -> List[dict]:
 
 _TLS_HANDSHAKE = b"\x16\x03"
 _HEAD_END = re.compile(rb"\n\r?\n")
-_http_date = functools.lru_cache(maxsize=2)(email.utils.formatdate)
+_http_date = functools.lru_cache(maxsize=2)(functools.partial(email.utils.formatdate, usegmt=True))
 PATHS = "/", "/pulls", "/metrics", "/healthz"  # that may be asked for with GET and HEAD
 Refusal = Tuple[int, str]  # the status, and the reason in one line
 
@@ -902,7 +902,7 @@ class Handler(_Head):
         self.request_version = "HTTP/1.1"  # also after a request line that could not be read
         self.send_response_only(status)
         self.send_header("Server", "listener")
-        self.send_header("Date", _http_date(int(time.time()), usegmt=True))
+        self.send_header("Date", _http_date(int(time.time())))
         if status == 401:
             # Two headers: browsers take one that names both schemes for a malformed Basic.
             self.send_header("WWW-Authenticate", "Bearer")
