@@ -402,7 +402,7 @@ def _tail(file: BinaryIO, size: int, end: int) -> Iterator[bytes]:
 
 
 def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a log up to END, as far as no file is gzipped."""
+    """The whole lines in the last SIZE bytes of a log up to END, as far back as none is gzipped."""
     parts = []
     for name in reversed(log_files(path)):
         if size <= 0 or name.endswith(".gz"):
@@ -460,7 +460,7 @@ class LogFile:
         self._rotating = SaidOnce(warn)
         self._rename_at = 0.0  # not before then; time.monotonic()
         self._seen = -1  # bytes of the file when its end was looked at last
-        self._failed = False  # the last write: what there is of it is to be cut off
+        self._failed = False  # what the last write has left is still to be cut off
         self._file = self._open()
         with contextlib.suppress(OSError):  # on a full disk: before the next write, then
             self._mend()
