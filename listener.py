@@ -709,6 +709,7 @@ MAX_CONNECTIONS = 1000
 MAX_ACCEPTED = 100  # connections per turn, before existing ones are served
 REQUEST_SECONDS = 10  # for a request to be complete, and for its answer to be taken
 REFUSED_SECONDS = 2  # in which a client that was refused may read why
+MAX_REQUEST_LINE = 64 << 10  # bytes
 MAX_HEAD = 128 << 10  # bytes: the request line with the headers
 MAX_BODY = 8 << 20  # bytes
 MAX_EVENTS = 20_000  # in an envelope; a registry sends one
@@ -806,8 +807,10 @@ class _Head(BaseHTTPRequestHandler):
         self.command = self.path = ""
         self.length = 0
         self.close_connection = True
-        self.raw_requestline = self.rfile.readline()
-        if len(head) > MAX_HEAD:
+        self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
+        if len(self.raw_requestline) > MAX_REQUEST_LINE:
+            self.send_error(414)
+        elif len(head) > MAX_HEAD:
             self.send_error(431)
         elif head.startswith(_TLS_HANDSHAKE):
             self.send_error(400, "that is TLS: the endpoint's url needs http://, or the listener "
