@@ -3275,11 +3275,9 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 #   if a timeout is short when it starts and does not tell of it again;
 #   if it trusts no key   when it authorizes a request;
 #   if it does not run    when it starts, or answers a request.
-# The event may have come from another registry: a fault that comes back within RECURRING_SECONDS
-# was not over. From then on no event ends it, and nothing more is said of it.
+# The event, or the request, may be another registry's: a fault that comes back within
+# RECURRING_SECONDS was not over. From then on no event ends it, and nothing more is said of it.
 
-NOT_RUNNING = "a registry that does not run"  # the name of a fault
-MAX_REASONS = 5  # of a fault that lasts, that are said
 MAX_FAULTS = 20  # remembered; also endpoints of a registry
 MAX_STARTS = 20  # of registries, whose endpoints are remembered
 LEAST_TIMEOUT = .1  # seconds; a smaller one lacks its unit
@@ -3395,31 +3393,43 @@ CAUSES = (  # the registry's words, a name if those are none, and what to do
 
 
 class Fault:
-    """Something that keeps events away, and how often the registry's log has told of it."""
+    """Something that keeps events away, and how often the registry's log has told of it.
 
-    def __init__(self, name: str, url: str, sentence: str, over: str, sends: bool = False) -> None:
+    Each kind is a class of its own: what there is to say of it, and what ends it.
+    """
+
+    rank = 2  # of several, the one with the least is said first
+    max_reasons = 1  # that are said while it lasts
+    ends_with_event = False
+
+    def __init__(self, name: str, sentence: str, over: str, url: str = "") -> None:
         self.name = name
-        self.url = url  # of the endpoint, if it is about one
         self.sentence = sentence  # to say when it begins
         self.over = over  # to say when it is over
-        self.sends = sends  # the registry tries to send, and cannot
+        self.over_with_start = over  # ... because a registry was started
+        self.url = url  # of the endpoint, if it is about one
         self.lasts = self.recurring = False
         self.first = math.inf  # seconds since 1970, as all times here
-        self.last = self.mended_at = -math.inf
+        self.last = -math.inf
         self.began = -math.inf  # the first time of those with no gap up to the last
+        self.doubted = -math.inf  # when it was over, if another registry's sign may have ended it
         self.times = 0
         self.said: Set[str] = set()  # sentences, since it began
 
+    def ends_with_start(self, urls: Set[str]) -> bool:
+        """Whether it is over when a registry starts that sends events to URLS."""
+        return False
+
+    def ends_with_answer(self, authorized: bool) -> bool:
+        """Whether it is over when a request is answered, or AUTHORIZED."""
+        return False
+
     def news(self) -> List[str]:
         """Its sentence, if that is to be said."""
-        if self.recurring or self.sentence in self.said or len(self.said) == MAX_REASONS:
+        if self.recurring or self.sentence in self.said or len(self.said) == self.max_reasons:
             return []
         self.said.add(self.sentence)
         return [self.sentence]
-
-    @property
-    def ends_with_event(self) -> bool:
-        return self.sends or self.name == "no endpoint"
 
     def tell(self, at: float) -> None:
         """It was told of once more, AT that time; 0: nothing tells when."""
@@ -3437,10 +3447,89 @@ class Fault:
         return (f"{self.sentence} ({self.times} times, from {clock(self.first, now)} to "
                 f"{clock(self.last, now)}.)")
 
-    def over_with_start(self) -> str:
-        """To say when it is over because the registry was started anew."""
-        return "the registry was started anew: " + (
-            f"it sends nothing to {self.url} any more" if self.sends else self.over)
+
+class NotRunning(Fault):
+    rank = 0
+    max_reasons = 5  # it is started again and again
+
+    def __init__(self, words: str) -> None:
+        """The registry's log ends with WORDS."""
+        remedy = ("Write it with brackets, as in `headers: {Authorization: [Bearer TOKEN]}`, "
+                  if words.endswith("into []string") else
+                  "Correct that, as a rule in its config.yml, ")
+        super().__init__(
+            "a registry that does not run", f"the registry does not run, as its log ends with: "
+            f"{shown(words)}. {remedy}and start it again.", "it runs")
+
+    def ends_with_start(self, urls: Set[str]) -> bool:
+        return True
+
+    def ends_with_answer(self, authorized: bool) -> bool:
+        return not self.recurring
+
+
+class CannotSend(Fault):
+    rank = 1
+    ends_with_event = True
+
+    def __init__(self, url: str, error: str) -> None:
+        """The registry sends to URL, and logs ERROR."""
+        url, error = shown(url), shown(error)
+        for pattern, name, remedy in CAUSES:
+            if found := re.search(pattern, error):
+                break
+        name = name or found[0].replace(" unaccepted", "")  # `status 404 Not Found unaccepted`
+        if name == "connection refused" and is_own_host(url):
+            remedy = OWN_HOST
+        remedy = remedy.format(host=url_host(url) or "LISTENER")
+        super().__init__(name, f"the registry cannot send to {url}: {name}. {remedy}",
+                         f"the registry can send to {url} again", url)
+        self.over_with_start = f"it sends nothing to {url} any more"
+
+    def ends_with_start(self, urls: Set[str]) -> bool:
+        return self.url not in urls
+
+
+class NoEndpoint(Fault):
+    ends_with_event = True
+
+    def __init__(self, disabled: List[str]) -> None:
+        """Of the registry's endpoints only those of the names DISABLED are known."""
+        super().__init__(
+            "no endpoint", (
+                f"the registry sends no events: its endpoint {', '.join(disabled)} is disabled. "
+                "Write `disabled: false`" if disabled else
+                "the registry sends no events: it has no endpoint. Add one with `url: "
+                "http://sts_listener_server:8086/log` under `notifications:` `endpoints:`"
+            ) + " in its config.yml, and restart it.", "it has an endpoint to send events to")
+
+    def ends_with_start(self, urls: Set[str]) -> bool:
+        return bool(urls)
+
+
+class ShortTimeout(Fault):
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__(
+            "short timeout", f"the registry gives {url} only {timeout * 1e9:.0f} ns to answer, so "
+            "every event comes again and again: without a unit the number is nanoseconds. Write "
+            "`timeout: 1s` in the registry's config.yml, and restart it.",
+            f"it gives {url} enough time", url)
+
+    def ends_with_start(self, urls: Set[str]) -> bool:
+        return True
+
+
+class UntrustedKey(Fault):
+    def __init__(self, key: Optional[str]) -> None:
+        super().__init__(
+            "untrusted key", "the registry refuses the tokens of its token server, as it does not "
+            f"trust the key{f' {plain(key)}' if key else ''} that they are signed with; so nobody "
+            "can push or pull. Let its `rootcertbundle` be the certificate of the token server's "
+            "key. registry:3 also needs `disable_legacy_key_id: true` under `token:` in the "
+            "configuration of docker_auth.", "the registry trusts the token server's key again")
+
+    def ends_with_answer(self, authorized: bool) -> bool:
+        return authorized
 
 
 class Endpoint(NamedTuple):
@@ -3449,56 +3538,6 @@ class Endpoint(NamedTuple):
     name: str
     url: str  # "" if it is disabled
     timeout: float  # seconds
-
-
-def _sending_fault(url: str, error: str) -> Fault:
-    """The fault of a registry that sends to URL and logs ERROR."""
-    url, error = shown(url), shown(error)
-    for pattern, name, remedy in CAUSES:
-        if found := re.search(pattern, error):
-            break
-    name = name or found[0].replace(" unaccepted", "")  # `status 404 Not Found unaccepted`
-    if name == "connection refused" and is_own_host(url):
-        remedy = OWN_HOST
-    remedy = remedy.format(host=url_host(url) or "LISTENER")
-    return Fault(name, url, f"the registry cannot send to {url}: {name}. {remedy}",
-                 f"the registry can send to {url} again", sends=True)
-
-
-def _key_fault(key: Optional[str]) -> Fault:
-    return Fault(
-        "untrusted key", "", "the registry refuses the tokens of its token server, as it does not "
-        f"trust the key{f' {plain(key)}' if key else ''} that they are signed with; so nobody can "
-        "push or pull. Let its `rootcertbundle` be the certificate of the token server's key. "
-        "registry:3 also needs `disable_legacy_key_id: true` under `token:` in the configuration "
-        "of docker_auth.", "the registry trusts the token server's key again")
-
-
-def _ended_fault(words: str) -> Fault:
-    remedy = ("Write it with brackets, as in `headers: {Authorization: [Bearer TOKEN]}`, "
-              if words.endswith("into []string") else "Correct that, as a rule in its config.yml, ")
-    return Fault(NOT_RUNNING, "", f"the registry does not run, as its log ends with: "
-                 f"{shown(words)}. {remedy}and start it again.", "it runs")
-
-
-def _timeout_fault(url: str, timeout: float) -> Fault:
-    return Fault(
-        "short timeout", url, f"the registry gives {url} only {timeout * 1e9:.0f} ns to answer, so "
-        "every event comes again and again: without a unit the number is nanoseconds. Write "
-        "`timeout: 1s` in the registry's config.yml, and restart it.",
-        f"it gives {url} enough time")
-
-
-def _endpoint_fault(endpoints: List[Endpoint]) -> Fault:
-    """The fault of a registry whose ENDPOINTS are all disabled, or that has none."""
-    names = ", ".join(endpoint.name for endpoint in endpoints)
-    return Fault(
-        "no endpoint", "", (
-            f"the registry sends no events: its endpoint {names} is disabled. Write "
-            "`disabled: false`" if names else "the registry sends no events: it has no endpoint. "
-            "Add one with `url: http://sts_listener_server:8086/log` under `notifications:` "
-            "`endpoints:`") + " in its config.yml, and restart it.",
-        "it has an endpoint to send events to")
 
 
 _SINK = re.compile(r"httpSink\{(.*?)\}: (.*?)(?:, retrying)?$")
@@ -3530,12 +3569,7 @@ class Trouble:
 
     @property
     def cannot_send(self) -> bool:
-        return any(fault.sends for fault in self._lasting())
-
-    @property
-    def keeps_all_away(self) -> bool:
-        """Whether it is known why no event comes."""
-        return self.cannot_send or any(fault.name == NOT_RUNNING for fault in self._lasting())
+        return any(isinstance(fault, CannotSend) for fault in self._lasting())
 
     @property
     def mended(self) -> List[str]:
@@ -3552,9 +3586,8 @@ class Trouble:
 
     def standing(self, now: float) -> List[str]:
         """The faults that last, a few sentences each, worst first."""
-        return [fault.text(now) for fault
-                in sorted(self._lasting(), key=lambda fault: (
-                    fault.name != NOT_RUNNING, not fault.sends))]
+        return [fault.text(now)
+                for fault in sorted(self._lasting(), key=operator.attrgetter("rank"))]
 
     def feed(self, line: str) -> List[str]:
         """Take in a LINE of a registry's log, as for `log_fields`; returns sentences to say."""
@@ -3566,9 +3599,9 @@ class Trouble:
             self._latest = seconds(_field(fields, "time"))
         at = self._latest  # of one without a time as well: it is newer
         ended = None if fields or text.endswith("unmarshal errors:") else _ENDED.match(text)
-        return [*self._end(at, lambda fault: fault.sends and at - fault.last > MENDED_SECONDS),
-                *(self._note(_ended_fault(ended[1]), at) if ended
-                  else self._take(_field(fields, "msg"), fields, at))]
+        said = self._note(NotRunning(ended[1]), at) if ended else self._take(fields, at)
+        return said + self._end(
+            lambda fault: isinstance(fault, CannotSend) and at - fault.last > MENDED_SECONDS)
 
     def arrived(self, at: float) -> List[str]:
         """An event came AT that time, in seconds since 1970; returns sentences to say.
@@ -3576,8 +3609,8 @@ class Trouble:
         Faults that older lines tell of, even if they are fed later, are over as well.
         """
         self._arrived = max(at, self._arrived)
-        return self._end(max(at, self._latest),
-                         lambda fault: fault.ends_with_event and not fault.recurring)
+        return self._end(lambda fault: fault.ends_with_event and not fault.recurring,
+                         max(at, self._latest))
 
     def delivered(self, last: float) -> None:
         """All lines were fed; the LAST of all events in the log happened at that time.
@@ -3585,24 +3618,23 @@ class Trouble:
         Events are sent in order: if one has arrived that happened after the registry began to fail,
         those that it could not send have, too.
         """
-        self._end(last, lambda fault: (
+        self._end(lambda fault: (
             fault.ends_with_event and fault.began <= last + SAME_EVENT_SECONDS))
 
-    def _take(self, message: str, fields: Dict[str, Any], at: float) -> List[str]:
-        instance = _field(fields, "instance.id")
+    def _take(self, fields: Dict[str, Any], at: float) -> List[str]:
+        message, instance = _field(fields, "msg"), _field(fields, "instance.id")
         authorized = message == "authorized request"
         if authorized or message.startswith("response completed"):
-            return self._end(at, lambda fault: fault.name == NOT_RUNNING and not fault.recurring
-                             or authorized and fault.name == "untrusted key")
+            return self._end(lambda fault: fault.ends_with_answer(authorized), at)
         if _field(fields, "level") == "fatal":
-            return self._note(_ended_fault(message), at)
+            return self._note(NotRunning(message), at)
         if message.startswith("listening on") and instance:
             return self._started(self._endpoints_of(instance), at)
         if message.startswith("retryingsink: error writing event"):
             found = _SINK.search(_field(fields, "error") or message)
-            return self._note(_sending_fault(*found.groups()), at) if found else []
+            return self._note(CannotSend(*found.groups()), at) if found else []
         if found := _UNTRUSTED.match(message):
-            return self._note(_key_fault(found[1]), at)
+            return self._note(UntrustedKey(found[1]), at)
         if found := _ENDPOINT.match(message):
             name, url, timeout, disabled = found.groups("")
             self._endpoints_of(instance).append(Endpoint(
@@ -3618,17 +3650,13 @@ class Trouble:
     def _started(self, endpoints: List[Endpoint], at: float) -> List[str]:
         """A registry was started with ENDPOINTS; returns sentences to say."""
         urls = {endpoint.url for endpoint in endpoints if endpoint.url}
-        said = [] if urls else self._note(_endpoint_fault(endpoints), at)
+        said = [] if urls else self._note(NoEndpoint([one.name for one in endpoints]), at)
         for endpoint in endpoints:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
-                said += self._note(_timeout_fault(endpoint.url, endpoint.timeout), at)
-        said += self._end(at, lambda fault: fault.last < at and (
-            fault.sends and fault.url not in urls or fault.name in ("short timeout", NOT_RUNNING)
-            or fault.name == "no endpoint" and bool(urls)), Fault.over_with_start)
-        for fault in self._faults.values():
-            if fault.name == NOT_RUNNING:
-                fault.mended_at = -math.inf  # this is sure: if it comes again, it is new
-        return said
+                said += self._note(ShortTimeout(endpoint.url, endpoint.timeout), at)
+        return said + [f"the registry was started anew: {over}" for over in self._end(
+            lambda fault: fault.last < at and fault.ends_with_start(urls),
+            say=operator.attrgetter("over_with_start"))]
 
     def _note(self, fault: Fault, at: float) -> List[str]:
         """The log tells of FAULT, perhaps once more; returns sentences to say."""
@@ -3637,22 +3665,25 @@ class Trouble:
         fault.sentence = sentence
         fault.tell(at)
         if fault.lasts:
-            return fault.news() if fault.name == NOT_RUNNING else []
+            return fault.news()
         self._faults.pop(key, None)
         self._faults[key] = fault
         keep_latest(self._faults, MAX_FAULTS)
         if fault.ends_with_event and at <= self._arrived and not fault.recurring:
             return []  # an older line comes late: it is over already
-        fault.lasts, fault.recurring = True, at - fault.mended_at < RECURRING_SECONDS
+        fault.lasts, fault.recurring = True, at - fault.doubted < RECURRING_SECONDS
         fault.said.clear()
         return fault.news()
 
-    def _end(self, at: float, is_over: Callable[[Fault], bool],
+    def _end(self, is_over: Callable[[Fault], bool], doubted: float = -math.inf,
              say: Callable[[Fault], str] = operator.attrgetter("over")) -> List[str]:
-        """End the faults that IS_OVER holds for; returns what to SAY of that, each thing once."""
+        """End the faults that IS_OVER holds for; returns what to SAY of that, each thing once.
+
+        DOUBTED: when that was, if what says so may come from another registry.
+        """
         over = list(filter(is_over, self._lasting()))
         for fault in over:
-            fault.lasts, fault.mended_at = False, at
+            fault.lasts, fault.doubted = False, doubted
         return list(dict.fromkeys(say(fault) for fault in over if not fault.recurring))
 
 
@@ -3667,7 +3698,7 @@ class EventCount:
         self.without_references = False  # the last manifest's event
         self.hosts: Dict[str, None] = {}
         self.last = -math.inf  # when the last event happened, in seconds since 1970
-        self._ids: Dict[str, None] = {}
+        self._ids = Remembered(self.REMEMBERED)
 
     def feed(self, line: bytes) -> None:
         try:
@@ -3681,8 +3712,7 @@ class EventCount:
             self.last = max(self.last, seconds(text_of(event, "timestamp")))
         self.repeats += name in self._ids
         if name:
-            self._ids[name] = None
-            keep_latest(self._ids, self.REMEMBERED)
+            self._ids.add(name)
         if not is_blob(target) and text_of(target, "mediaType") in KNOWN_TYPES:
             self.without_references = not target.get("references")
         if event.get("action") == "pull":
@@ -3844,7 +3874,7 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
                + OWN_HOST.format(host=url_host(url)))
     timeout = (amount(endpoint.get("Timeout")) or 0) / 1e9
     if 0 < timeout < LEAST_TIMEOUT:
-        yield _timeout_fault(url, timeout).sentence
+        yield ShortTimeout(url, timeout).sentence
     ignored = child(endpoint, "Ignore")
     for where, hiding, hidden in (
             ("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes"), HIDDEN_TYPES),
@@ -3866,7 +3896,7 @@ def debug_findings(variables: Any) -> List[str]:
         variables = child(variables, name) if isinstance(variables, dict) else {}
     endpoints = [item for item in array(variables, "endpoints") if isinstance(item, dict)]
     if not endpoints:
-        return [_endpoint_fault([]).sentence]
+        return [NoEndpoint([]).sentence]
     return [finding for endpoint in endpoints[:MAX_FAULTS]
             for finding in _endpoint_findings(endpoint)]
 
@@ -5393,7 +5423,7 @@ def check(options: argparse.Namespace) -> int:
     findings = [*trouble.standing(now), *debug, *(
         f"there is no {path}: run this in the folder where the listener runs, or name its log."
         for path in missing)]
-    if events.events or not trouble.keeps_all_away:
+    if events.events or not trouble.standing(now):
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
         findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
     for finding in dict.fromkeys(findings):

@@ -252,6 +252,20 @@ def test_a_registry_that_tries_no_more_can_send(tmp_path):
         until(lambda: "the registry can send to http://0.0.0.0:8086/log again" in listener.err)
 
 
+def test_a_registry_that_fails_again_after_a_while_is_not_said_to_be_able_to_send(tmp_path):
+    line = next(line for line in recorded("zero", 2) if "retryingsink" in line)
+    request = recorded_lines("docker_complete-registry2")[-1]
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        for minute in (10, 50):
+            sent(listener, [re.sub(r"2020[^.]*", f"2020-11-24T06:{minute}:00", line)])
+        until(lambda: "(2 times, from 11-24 06:10:00 to 11-24 06:50:00.)" in str(notices(listener)))
+        assert "again" not in listener.err
+        sent(listener, [request])  # years later
+        until(lambda: "the registry can send to http://0.0.0.0:8086/log again" in listener.err)
+        sent(listener, [re.sub(r"2020[^.]*", "2999-11-24T06:10:00", line)])
+        until(lambda: listener.err.count("cannot send to http://0.0.0.0") == 2)
+
+
 def test_what_a_client_writes_is_no_fault(tmp_path):
     line = recorded_lines("docker_complete-registry2_noauth")[-1]
     agent = re.search('useragent="([^"]*)', line)[1]
