@@ -109,6 +109,14 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def plain_line(text: str) -> str:
+    """As `plain`; what is JSON in TEXT stays JSON."""
+    if '{"' not in text or text.isprintable():
+        return plain(text)
+    return "".join(c if c.isprintable() else "\\u007f" if c == "\x7f" else json.dumps(c)[1:-1]
+                   for c in text)
+
+
 _DECORATION = re.compile(r"^<urlopen error |>$|^Error -\d+ while decompressing data: |"
                          r"\[(?:Errno -?\d+|X509|SSL)[^]]*\] | \((?:_ssl\.c:\d+|b['\"].*)\)$")
 
@@ -1321,7 +1329,7 @@ def read_syslog(datagram: bytes, truncated: bool = False) -> str:
     """The message of a syslog DATAGRAM (RFC 3164 or 5424), as one line of harmless text."""
     text = datagram.decode("utf-8", "backslashreplace").rstrip("\r\n\0")
     header = _SYSLOG_HEADER.match(text)
-    line = plain(text[header.end():] if header else text)
+    line = plain_line(text[header.end():] if header else text)
     return f"{line} [listener: cut after {len(datagram)} bytes]" if truncated else line
 
 
@@ -1417,7 +1425,7 @@ class StandardInput:
                 whole = True
                 for part in iter(lambda: file.readline(self.MAX_READ), b""):
                     if whole:
-                        line = plain(part.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+                        line = plain_line(part.decode("utf-8", "backslashreplace").rstrip("\r\n"))
                         self._keep([line])
                         number += 1
                     whole = part.endswith(b"\n")
@@ -1636,7 +1644,7 @@ def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
         raise ValueError("no http.request.id")
     return _blob_fact(
         stamp, [_field(fields, "http.response.duration"), fields["http.response.status"],
-                fields.get("http.response.written", 0)] if ended else (None, None, None),
+                fields["http.response.written"]] if ended else (None, None, None),
         registry=_field(fields, "http.request.host"),
         # Under an http.prefix with /v2/ in it, only this says what the repository is.
         repository=_field(fields, "vars.name") or blob[1], digest=blob[2], address=address,

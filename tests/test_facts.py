@@ -32,6 +32,24 @@ def test_begin_of_a_request_is_told_by_its_end(took, began):
     assert listener.line_fact(line).began == pytest.approx(START - began, abs=1e-6)
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_that_was_cut_before_the_bytes_written_tells_of_no_end(form):
+    """As by a crash. Of a number that was cut itself nobody can tell."""
+    line = FOO.line(START, "1", digest_of("x"), "response completed",
+                    " http.response.duration=1ms http.response.status=200 "
+                    "http.response.written=1000")
+    if form == "json":
+        fields, _ = listener.log_fields(line)
+        line = json.dumps({**fields, "http.response.status": 200, "http.response.written": 1000})
+    assert listener.line_fact(line).written == 1000
+    for end in range(line.index("1000")):
+        try:
+            fact = listener.line_fact(line[:end])
+        except ValueError:
+            continue
+        assert fact is None or not fact.ended, line[:end]
+
+
 @pytest.mark.parametrize("query", ["", "?x=1", "?ns=docker.io"])
 def test_repository_and_digest_of_a_line(query):
     for repository in ("a", "a/b/c", "a/blobs/b", "a-b.c/d_e"):

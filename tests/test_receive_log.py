@@ -264,6 +264,19 @@ def test_control_characters_and_broken_utf8_are_escaped(tmp_path):
         assert listener.stop() == 0 and listener.err == ""
 
 
+def test_a_line_of_json_stays_json(tmp_path):
+    fields = {"msg": 'a "\xa0" \x7f\x85\xad\u202e\u2028\U000e0041 \\x1b \u00e9\U0001f600'}
+    line = json.dumps(fields, ensure_ascii=False)
+    with Piped(tmp_path, "--syslog-port", "0") as listener:
+        listener.tell(f"registry-1  | {line}", f"{line}\x1b\r")
+        until(lambda: len(listener.kept()) == 2)
+        listener.syslog(f"<30>1 - - registry 1 - - {line}".encode())
+        lines = kept_lines(listener, 3)
+        assert "".join(lines).isprintable()
+        assert json.loads(lines[0].partition("| ")[2]) == json.loads(lines[2]) == fields
+        assert lines[1] == lines[2] + "\\u001b"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_the_middle_of_the_input(tmp_path, number):
     with Piped(tmp_path) as listener:
