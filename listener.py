@@ -4315,26 +4315,18 @@ MAX_SHOWN_BLOBS = 128  # of a pull; docker makes no image of more layers
 MAX_SHOWN_TEXT = 400  # characters of a name; no registry takes a longer one
 
 
-def page_headers() -> Dict[str, str]:
-    """The headers that go with PAGE: it loads nothing, and runs only what stands in it."""
+def page() -> Answer:
+    """PAGE, which loads nothing, and runs only what stands in it."""
     hashes = [base64.b64encode(hashlib.sha256(
         PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0].encode()).digest()).decode()
         for tag in ("style", "script")]
-    return {
+    return Answer(200, PAGE.encode(), "text/html", {
         "Content-Security-Policy": (
             f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
             "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
             "frame-ancestors 'none'"),
         "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache"}
-
-
-def page(path: str) -> Answer:
-    """The page; for any other PATH than `/`, what else there is."""
-    if path == "/":
-        return Answer(200, PAGE.encode(), "text/html", page_headers())
-    return Answer(404, b"nothing is here: POST notifications, or GET /, /pulls, /metrics or "
-                  b"/healthz\n")
+        "Cache-Control": "no-cache"})
 
 
 def running_object(pull: Pull, now: float) -> Dict[str, Any]:
@@ -5267,6 +5259,8 @@ class Service:
 
     def _answer(self, request: Handler) -> Optional[Answer]:
         """The Answer to a GET or HEAD; None: it is being made."""
+        if request.path == "/":
+            return page()
         if request.path == "/healthz":
             return self._health()
         if request.path == "/pulls":
@@ -5274,7 +5268,8 @@ class Service:
                 request.arrived, request.headers.get("If-None-Match", ""), self._server.wake)
         if request.path == "/metrics":
             return self._metrics.answer(self._server.answered)
-        return page(request.path)
+        return Answer(404, b"nothing is here: POST notifications, or GET /, /pulls, /metrics or "
+                      b"/healthz\n")
 
     def _health(self) -> Answer:
         log = self._log
