@@ -4120,7 +4120,7 @@ PAGE = r"""<!doctype html><html lang="en"><meta charset="utf-8">
 @media (prefers-color-scheme: dark) { :root { --page: #0f1116; --card: #171a21; --line: #2c323d;
   --ink: #e7e9ee; --soft: #98a2b3; --blue: #6c9dff; --green: #3fb98c; --red: #ff7b72;
   --amber: #e0a63c } }
-* { box-sizing: border-box } [hidden] { display: none !important }
+* { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
 body > * { max-width: 1160px; margin: 0 auto; padding: 6px 20px }
 header, .row { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline }
@@ -4256,10 +4256,9 @@ function pullRow(pull) {
     make("td", "soft who", who(pull)),
     make("td", "soft number", duration(pull.started, Date.parse(pull.ended))));
 }
-const layers = n => n == 1 ? "1 layer" : n + " layers";
 const pushRow = push => make("tr", "", make("td", "soft", clock(push.time)),
   make("td", "image", brief(push.image)), make("td", "number", bytes(push.size)),
-  make("td", "soft", push.layers == null ? "" : "in " + layers(push.layers)),
+  make("td", "soft", push.layers ? `in ${push.layers} layer${push.layers > 1 ? "s" : ""}` : ""),
   make("td", "soft who", who(push)));
 function tell(id, kind, ...words) {
   $(id).className = "dot " + kind;
