@@ -4657,9 +4657,9 @@ class Console:
         self._wall_offset = time.time() - time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self, remember: Callable[[Tracker, Trouble, Board, Metrics], None]) -> None:
+    def start(self, remember: Callable[[Tracker, Trouble, Board], None]) -> None:
         """Begin with REMEMBER, which takes in what the files tell of the time before."""
-        self._put(remember, self._tracker, self._trouble, self._board, self._metrics, size=0)
+        self._put(remember, self._tracker, self._trouble, self._board, size=0)
         self._put(lambda: self._explain(self._trouble.standing(self._now())), size=0)
         start_thread(self._thread)
 
@@ -5009,34 +5009,29 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
 
 
 def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trouble: Trouble,
-           board: Board, metrics: Metrics) -> None:
-    """Let TRACKER, TROUBLE, BOARD and METRICS know of what stood in the files at the start.
+           board: Board) -> None:
+    """Let TRACKER, TROUBLE and BOARD know of what stood in the files at the start.
 
     Pulls that ended before the log was last touched were said then: the Console touches it when it
     has said an end.
     """
-    metrics.last_event_timestamp_seconds = metrics.last_event_timestamp_seconds or log_end.written
-    metrics.last_registry_log_line_timestamp_seconds = (
-        metrics.last_registry_log_line_timestamp_seconds or registry_log_end.written)
     trouble.arrived(log_end.written)
-    counts: collections.Counter = collections.Counter()
     pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)
 
-    def with_pushes(lines: Iterable[bytes]) -> Iterator[bytes]:
-        for line in lines:
-            if b'"action":"push"' in line and b"/manifests/" in line:
-                pushes.append(line)
-            yield line
+    def event_heard(line: bytes) -> Optional[Fact]:
+        if b'"action":"push"' in line and b"/manifests/" in line:
+            pushes.append(line)
+        return logged_event(line)
 
-    def with_trouble(lines: Iterable[bytes]) -> Iterator[bytes]:
-        for line in lines:
-            trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
-            yield line
+    def line_heard(line: bytes) -> Optional[Fact]:
+        trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
+        return logged_line(line)
 
-    events = parse_all(with_pushes(last_lines(log, REPLAYED_BYTES, log_end)), logged_event, counts)
-    registry_lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_end)
-    lines = parse_all(with_trouble(registry_lines), logged_line, counts)
-    for changes in replay(tracker, events, lines):
+    events = last_lines(log, REPLAYED_BYTES, log_end)
+    lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_end)
+    unread: collections.Counter = collections.Counter()
+    for changes in replay(tracker, parse_all(events, event_heard, unread),
+                          parse_all(lines, line_heard, unread)):
         for change in changes:
             board.follow(change, tracker.now)
     last = max(tracker.now, log_end.touched)
@@ -5212,8 +5207,10 @@ class Service:
         """Open files and sockets; raises Problem."""
         self._options, self._console, self._metrics = options, console, metrics
         token, tls = read_token(options.token_file), read_tls(options)
-        self._remember = functools.partial(recall, options.log, end_of(options.log),
-                                           end_of(registry_log_beside(options.log)))
+        log_end, registry_log_end = end_of(options.log), end_of(registry_log_beside(options.log))
+        metrics.last_event_timestamp_seconds = log_end.written
+        metrics.last_registry_log_line_timestamp_seconds = registry_log_end.written
+        self._remember = functools.partial(recall, options.log, log_end, registry_log_end)
         self._log = open_log(EventLog, options.log, console.warn, options.rotate)
         self._intake = LineIntake(options, console, metrics) if (
             options.syslog_port is not None or options.registry_log) else None
