@@ -4952,14 +4952,7 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
 
 def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
                 ) -> None:
-    """Send messages: facts, how many lines could not be read, notes, and the problem.
-
-    That is None while more follows, and in the last message "" or what went wrong.
-    """
-    def send(batch: list, problem: Optional[str]) -> None:
-        sending.send_bytes(marshal.dumps((batch, counts.pop("unreadable", 0), notes, problem)))
-        notes.clear()
-
+    """Send lists of facts; at last how many lines could not be read, notes, and what went wrong."""
     counts: collections.Counter = collections.Counter()
     notes: List[str] = []
     found = map(tuple, read_all(paths, parse, counts, notes))
@@ -4967,10 +4960,10 @@ def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connect
     with contextlib.suppress(BrokenPipeError):
         try:
             for first in found:
-                send([first, *itertools.islice(found, 499)], None)
+                sending.send_bytes(marshal.dumps([first, *itertools.islice(found, 499)]))
         except Problem as error:
             problem = str(error)
-        send([], problem)
+        sending.send_bytes(marshal.dumps((counts["unreadable"], notes, problem)))
 
 
 def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
@@ -4994,16 +4987,17 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
         yield from read_all(paths, parse, counts, notes)
         return
     sending.close()
-    problem = None
-    while problem is None:
+    message: Any = []
+    while isinstance(message, list):
+        yield from map(Fact._make, message)
         try:
-            batch, unreadable, more, problem = marshal.loads(receiving.recv_bytes())
+            message = marshal.loads(receiving.recv_bytes())
         except EOFError:
             raise Problem(f"the process that reads {', '.join(paths)} was ended") from None
-        yield from map(Fact._make, batch)
-        counts["unreadable"] += unreadable
-        notes += more
     reader.join()
+    unreadable, more, problem = message
+    counts["unreadable"] += unreadable
+    notes += more
     if problem:
         raise Problem(problem)
 
