@@ -4862,11 +4862,10 @@ def read_lines(path: str) -> Iterator[bytes]:
                         line = file.readline(MAX_READ_LINE)
                     line = TOO_LONG
                 yield line
-    except (EOFError, zlib.error) as error:
-        raise Problem(f"cannot read {path}: {reason(error)}; if it is being compressed, try again, "
-                      "else name the other logs") from None
-    except OSError as error:
-        raise Problem(f"cannot read {path}: {reason(error)}") from None
+    except (EOFError, OSError, zlib.error) as error:
+        remedy = "" if isinstance(error, OSError) else (
+            "; if it is being compressed, try again, else name the other logs")
+        raise Problem(f"cannot read {path}: {reason(error)}{remedy}") from None
 
 
 def logged_event(line: bytes) -> Optional[Fact]:
