@@ -4451,11 +4451,6 @@ def process_metrics(started: float) -> str:
     return "".join(metric_family(f"process_{name}", *rest) for name, *rest in found)
 
 
-EVENT_ACTIONS = "pull", "push", "mount", "delete", "other"
-VERDICTS = "complete", "up to date", "interrupted", "failed", "unknown"
-STATUSES = 200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503
-
-
 class Metrics:
     """What has been counted since the start, for GET /metrics.
 
@@ -4494,15 +4489,17 @@ class Metrics:
         self.write_error: Optional[OSError] = None
         self.input_ended = ""  # why no more of the registry's log comes from standard input
         self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
-        self.events_total = dict.fromkeys(EVENT_ACTIONS, 0)
+        self.events_total = dict.fromkeys(("pull", "push", "mount", "delete", "other"), 0)
         self.duplicate_events_total = self.write_failing = 0
-        self.http_requests_total = dict.fromkeys(STATUSES, 0)
+        self.http_requests_total = dict.fromkeys(
+            (200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503), 0)
         self.commit_duration_seconds = Histogram(
             .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
         self.last_event_timestamp_seconds = self.last_registry_log_line_timestamp_seconds = 0.0
         self.registry_cannot_send = 0
         self.pulls_started_total = self.pulls_resumed_total = self.pulls_running = 0
-        self.pulls_ended_total = dict.fromkeys(VERDICTS, 0)
+        self.pulls_ended_total = dict.fromkeys(
+            ("complete", "up to date", "interrupted", "failed", "unknown"), 0)
         self.pull_duration_seconds = Histogram(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
         self.sent_bytes_total = 0
         self.inboxes: List[Inbox] = []
@@ -4514,8 +4511,8 @@ class Metrics:
     def count_events(self, events: List[dict], now: float) -> None:
         """New EVENTS were written."""
         for event in events:
-            action = event.get("action")
-            self.events_total[action if action in EVENT_ACTIONS else "other"] += 1
+            action = text_of(event, "action")
+            self.events_total[action if action in self.events_total else "other"] += 1
             self.last_event_timestamp_seconds = now
 
     def count_fact(self, fact: Fact) -> None:
