@@ -4675,7 +4675,8 @@ class Console:
     def refused(self, status: int, client: str, why: str) -> None:
         """A request of CLIENT was refused with STATUS; 0: without an answer."""
         who = f"{client} was refused" + (f" with {status}" if status else "")
-        self._put(self._take_refusal, who, why, size=500 + len(why))
+        self._put(lambda: self.warn(*self._refusals.add(who, why, self._now())),
+                  size=500 + len(why))
 
     def _put(self, *work: Any, size: int) -> None:
         self._inbox.put(functools.partial(*work), size)
@@ -4764,9 +4765,6 @@ class Console:
         self._explain(self._trouble.feed(line))
         with contextlib.suppress(ValueError):
             self._follow(line_fact(line))
-
-    def _take_refusal(self, who: str, why: str) -> None:
-        self.warn(*self._refusals.add(who, why, self._now()))
 
     def _explain(self, sentences: List[str]) -> None:
         """Say what keeps events away, or no longer does."""
