@@ -4423,31 +4423,31 @@ class Histogram:
                 ("_sum", self._sum), ("_count", sums[-1])]
 
 
-def metric_family(name: str, kind: str, about: str, value: Any, label: str = "") -> str:
+def metric_family(name: str, about: str, value: Any, label: str = "") -> str:
     """A metric in Prometheus' text format, version 0.0.4; VALUE may be a dict by its LABEL.
 
     https://prometheus.io/docs/instrumenting/exposition_formats/
     """
-    samples = [("", value)]
+    samples, kind = [("", value)], "counter" if name.endswith("_total") else "gauge"
     if isinstance(value, dict):
         samples = [(f'{{{label}="{key}"}}', number) for key, number in value.items()]
     elif isinstance(value, Histogram):
-        samples = value.samples()
+        samples, kind = value.samples(), "histogram"
     return "".join([f"# HELP {name} {about}\n# TYPE {name} {kind}\n",
                     *(f"{name}{suffix} {number}\n" for suffix, number in samples)])
 
 
 def process_metrics(started: float) -> str:
     """What Prometheus' own clients tell of a process, as far as this system gives it."""
-    found = [("cpu_seconds_total", "counter", "CPU time.", time.process_time()),
-             ("start_time_seconds", "gauge", "When it started.", started),
-             ("max_fds", "gauge", "How many files it may have open.",
-              resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = [("cpu_seconds_total", "CPU time.", time.process_time()),
+             ("start_time_seconds", "When it started.", started),
+             ("max_fds", "How many files it may have open.", limit)]
     with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
         pages = [int(number) * resource.getpagesize() for number in file.read().split()]
-        found += [("virtual_memory_bytes", "gauge", "Virtual memory.", pages[0]),
-                  ("resident_memory_bytes", "gauge", "Resident memory.", pages[1]),
-                  ("open_fds", "gauge", "Files that are open.", len(os.listdir("/proc/self/fd")))]
+        found += [("virtual_memory_bytes", "Virtual memory.", pages[0]),
+                  ("resident_memory_bytes", "Resident memory.", pages[1]),
+                  ("open_fds", "Files that are open.", len(os.listdir("/proc/self/fd")))]
     return "".join(metric_family(f"process_{name}", *rest) for name, *rest in found)
 
 
@@ -4458,30 +4458,26 @@ class Metrics:
     1970, and 0 stands for never. No label has a value that a client chooses.
     """
 
-    FAMILIES = (  # name{label}, type, help
-        ("build_info{python}", "gauge", "Always 1; what runs."),
-        ("events_total{action}", "counter", "Events that were written to the log."),
-        ("duplicate_events_total", "counter",
-         "Events that came again: they were answered, but not written."),
-        ("http_requests_total{code}", "counter", "Requests that were answered, by status."),
-        ("commit_duration_seconds", "histogram", "Time that a write with its fsync took."),
-        ("write_failing", "gauge",
+    FAMILIES = (  # name{label}, help
+        ("build_info{python}", "Always 1; what runs."),
+        ("events_total{action}", "Events that were written to the log."),
+        ("duplicate_events_total", "Events that came again: they were answered, but not written."),
+        ("http_requests_total{code}", "Requests that were answered, by status."),
+        ("commit_duration_seconds", "Time that a write with its fsync took."),
+        ("write_failing",
          "1 while the log cannot be written, and registries are told to send again."),
-        ("last_event_timestamp_seconds", "gauge", "When the last new event came."),
-        ("last_registry_log_line_timestamp_seconds", "gauge",
+        ("last_event_timestamp_seconds", "When the last new event came."),
+        ("last_registry_log_line_timestamp_seconds",
          "When the last line of the registry's log came."),
-        ("registry_cannot_send", "gauge",
-         "1 while the registry's log says that it cannot send its events."),
-        ("pulls_started_total", "counter", "Pulls that began."),
-        ("pulls_ended_total{verdict}", "counter",
+        ("registry_cannot_send", "1 while the registry's log says that it cannot send its events."),
+        ("pulls_started_total", "Pulls that began."),
+        ("pulls_ended_total{verdict}",
          "Pulls that ended, by verdict; one that goes on after all ends again."),
-        ("pulls_resumed_total", "counter",
-         "Pulls that went on after they were said to have ended."),
-        ("pulls_running", "gauge", "Pulls that run now."),
-        ("pull_duration_seconds", "histogram", "Time that complete pulls took."),
-        ("sent_bytes_total", "counter",
-         "Bytes of config and layers that the registry sent, by its log."),
-        ("dropped_messages_total", "counter",
+        ("pulls_resumed_total", "Pulls that went on after they were said to have ended."),
+        ("pulls_running", "Pulls that run now."),
+        ("pull_duration_seconds", "Time that complete pulls took."),
+        ("sent_bytes_total", "Bytes of config and layers that the registry sent, by its log."),
+        ("dropped_messages_total",
          "Events and log lines that came too fast to be followed, and lines too fast to be shown."))
 
     def __init__(self, started: float) -> None:
@@ -4533,10 +4529,10 @@ class Metrics:
         """ANSWERED: how many requests were, by status."""
         self.http_requests_total.update(answered)
         families = []
-        for title, kind, about in self.FAMILIES:
+        for title, about in self.FAMILIES:
             name, _, label = title.rstrip("}").partition("{")
-            families.append(metric_family(f"registry_listener_{name}", kind, about,
-                                          getattr(self, name), label))
+            families.append(metric_family(
+                f"registry_listener_{name}", about, getattr(self, name), label))
         return Answer(200, ("".join(families) + process_metrics(self.started)).encode(),
                       "text/plain; version=0.0.4")
 
