@@ -5319,37 +5319,31 @@ MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
 DEBUG_SECONDS = 5  # for the whole of it
 
 
-def _fetch(url: str, result: list) -> None:
-    """Put into RESULT what an http or https URL answers: its body, or an Exception."""
+def fetch_debug(url: str) -> Any:
+    """The JSON of /debug/vars at a registry's debug server; raises Problem."""
+    def fetch() -> None:
+        try:
+            with opener.open(where, timeout=DEBUG_SECONDS) as answer:
+                result.append(_decode(answer.read(MAX_DEBUG).decode()))
+        except Exception as error:
+            result.append(error)
+
+    where = url.rstrip("/").removesuffix("/debug/vars") + "/debug/vars"
+    result: list = []
     opener = urllib.request.OpenerDirector()  # of no other scheme, and without proxies
     for handler in (urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
                     urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
                     urllib.request.HTTPDefaultErrorHandler, urllib.request.UnknownHandler):
         opener.add_handler(handler())
-    try:
-        with opener.open(url, timeout=DEBUG_SECONDS) as answer:
-            result.append(answer.read(MAX_DEBUG))
-    except Exception as error:
-        result.append(error)
-
-
-def fetch_debug(url: str) -> Any:
-    """The JSON of /debug/vars at a registry's debug server; raises Problem."""
-    where = url.rstrip("/")
-    where += "" if where.endswith("/debug/vars") else "/debug/vars"
-    result: list = []
-    thread = threading.Thread(target=_fetch, args=(where, result), daemon=True)
+    thread = threading.Thread(target=fetch, daemon=True)
     start_thread(thread)
     thread.join(DEBUG_SECONDS)  # the timeout of a socket is for each read, and not for names
     found = result[0] if result else TimeoutError(f"no answer within {DEBUG_SECONDS} seconds")
-    try:
-        if isinstance(found, Exception):
-            raise found
-        return _decode(found.decode())
-    except Exception as error:
-        raise Problem(f"cannot read {mask_secrets(where)}: {reason(error)}; --registry takes the "
+    if isinstance(found, Exception):
+        raise Problem(f"cannot read {mask_secrets(where)}: {reason(found)}; --registry takes the "
                       "address of the registry's debug server, such as http://registry:5001, which "
-                      "`http: debug: addr: :5001` in its config.yml starts") from None
+                      "`http: debug: addr: :5001` in its config.yml starts")
+    return found
 
 
 def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Trouble:
