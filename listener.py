@@ -5281,10 +5281,9 @@ def serve(options: argparse.Namespace) -> None:
     console = Console(options, metrics)
     try:
         Service(options, console, metrics).run(wakeup)
-    except Problem:
-        console.stop(.5)  # what it was told before is said first
-        raise
-    if not console.stop(.5):
+    finally:
+        stopped = console.stop(.5)  # what it was told is said before a Problem is
+    if not stopped:
         os._exit(0)  # it hangs in a terminal that was stopped, and Python would wait for it
 
 
