@@ -4088,7 +4088,6 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
 
 
 ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
-ROW_TITLES = ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO")
 
 
 def pull_row(found: Dict[str, Any]) -> str:
@@ -5300,18 +5299,18 @@ def list_pulls(options: argparse.Namespace) -> None:
     logs, registry_logs = files_of(options)
     gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
     counts: collections.Counter = collections.Counter()
-    if not options.json:
-        print(ROW_TITLES)
     caveats, notes = Caveats(), []
     events = read_apart(logs, logged_event, counts, notes)
     lines = read_apart(registry_logs, logged_line, counts, notes)
+    if not options.json:
+        print(ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO"))
     for found in pull_objects(events, lines, caveats=caveats):
         print(json.dumps(found) if options.json else pull_row(found))
-    for sentence in notes + ([] if options.json else caveats.standing()):
-        print(f"listener: {sentence}", file=sys.stderr)
+    notes += [] if options.json else caveats.standing()
     if counts["unreadable"]:
-        print(f"listener: {counted(counts['unreadable'], 'line')} could not be read",
-              file=sys.stderr)
+        notes.append(f"{counted(counts['unreadable'], 'line')} could not be read")
+    for sentence in notes:
+        print(f"listener: {sentence}", file=sys.stderr)
 
 
 MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
