@@ -3850,7 +3850,7 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
         yield (f"events came again, {events.repeats} of {events.events}: the registry does not "
                "wait for the answer. Write `timeout: 1s` for the endpoint: without a unit the "
                "number is nanoseconds.")
-    if not lines.lines:
+    if events.events and not lines.lines:
         yield ("no line of the registry's log arrives, so pulls end as unknown: start the listener "
                "with `--syslog-port 8086`, and the registry's container with `--log-driver syslog "
                "--log-opt syslog-address=udp://127.0.0.1:8086 --log-opt syslog-format=rfc5424`. "
@@ -5382,31 +5382,30 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
 def check(options: argparse.Namespace) -> int:
     """Print why nothing arrives, or that all is well; the exit status: 1 if something is wrong."""
     logs, registry_logs = files_of(options)
-    missing = [path for path in logs if not options.logs and not os.path.exists(path)]
+    missing = not options.logs and not os.path.exists(logs[-1])
     events, lines, now = EventCount(), LineCount(), time.time()
-    for line in itertools.chain.from_iterable(map(read_lines, logs if not missing else ())):
+    for line in itertools.chain.from_iterable(map(read_lines, () if missing else logs)):
         events.feed(line)
     notes: List[str] = []
     trouble = read_trouble(registry_logs, lines, notes)
     trouble.delivered(events.last)
-    problem, debug = None, []
+    findings, problem = trouble.standing(now), None
     if options.registry:
         try:
-            debug = debug_findings(fetch_debug(options.registry))
+            findings += debug_findings(fetch_debug(options.registry))
         except Problem as error:
             problem = error
-    findings = [*trouble.standing(now), *debug, *(
-        f"there is no {path}: run this in the folder where the listener runs, or name its log."
-        for path in missing)]
+    if missing:
+        findings.append(f"there is no {DEFAULT_LOG}: run this in the folder where the listener "
+                        "runs, or name its log.")
     if events.events or not trouble.standing(now):
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
         findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
-    for finding in dict.fromkeys(findings):
-        print(f"{plain(finding[:1].upper() + finding[1:])}\n")
-    arrived = events.text(now)
-    if not findings and trouble.mended:
-        arrived += f"; mended since: {', '.join(trouble.mended)}"
-    print(plain(arrived + "."))
+    said = list(dict.fromkeys(findings))
+    if events.events or events.unreadable:
+        mended = [] if findings else trouble.mended
+        said.append(events.text(now) + (f"; mended since: {', '.join(mended)}." if mended else "."))
+    print("\n\n".join(plain(text[:1].upper() + text[1:]) for text in said))
     if problem:
         raise problem
     return 1 if findings else 0
