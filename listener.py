@@ -4652,7 +4652,7 @@ class Console:
     def start(self, remember: Callable[[Tracker, Trouble, Board], None]) -> None:
         """Begin with REMEMBER, which takes in what the files tell of the time before."""
         self._put(remember, self._tracker, self._trouble, self._board, size=0)
-        self._put(lambda: self._explain(self._trouble.standing(self._now())), size=0)
+        self._put(lambda: self.warn(*self._trouble.standing(self._now())), size=0)
         start_thread(self._thread)
 
     # -- for other threads
@@ -4746,9 +4746,10 @@ class Console:
             self._next_second = now + 1
             self.warn(*self._refusals.sum_up())
         self._metrics.pulls_running = len(self._board.running)
+        self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
 
     def _take_event(self, line: bytes) -> None:
-        self._explain(self._trouble.arrived(self._now()))
+        self.warn(*self._trouble.arrived(self._now()))
         event = _decode(line.decode())
         self._board.follow_event(event)
         action = text_of(event, "action")
@@ -4757,14 +4758,9 @@ class Console:
         self._follow(event_fact(event))
 
     def _take_line(self, line: str) -> None:
-        self._explain(self._trouble.feed(line))
+        self.warn(*self._trouble.feed(line))
         with contextlib.suppress(ValueError):
             self._follow(line_fact(line))
-
-    def _explain(self, sentences: List[str]) -> None:
-        """Say what keeps events away, or no longer does."""
-        self.warn(*sentences)
-        self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
 
     def _follow(self, fact: Optional[Fact]) -> None:
         if fact:
