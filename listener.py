@@ -4772,18 +4772,17 @@ class Console:
         for change in changes:
             self._board.follow(change, now)
             self._metrics.count_change(change)
-            if change.what in ("started", "resumed"):
-                self._show(pull_line(change, now), "")
-            elif change.what == "ended":
+            if change.what in ("started", "resumed", "ended"):
                 self._show(pull_line(change, now), change.verdict)
+            if change.what == "ended":
                 for line in cut_layers(change.pull, now) if self._options.verbose else ():
                     self._show(line, "interrupted")
                 with contextlib.suppress(OSError):  # so that a restart does not say it again
                     os.utime(self._options.log, (now, now))
                 for sentence in self._board.caveats.news():
-                    self._show(f"{self._clock()} {sentence}", "")
+                    self._show(f"{self._clock()} {sentence}")
 
-    def _show(self, line: str, kind: str) -> None:
+    def _show(self, line: str, kind: str = "") -> None:
         if self._colour and kind in COLOURS:
             line = f"\033[{COLOURS[kind]}m{line}\033[0m"
         if not self._options.quiet:
