@@ -4830,14 +4830,10 @@ def registry_log_beside(log: str) -> str:
 
 
 MAX_READ_LINE = 16 << 20  # bytes
-TOO_LONG = b"\0"
 
 
 def read_lines(path: str) -> Iterator[bytes]:
-    """The lines of a file, of one that is gzipped if its name ends in .gz, or of stdin for -.
-
-    In place of a line of more than MAX_READ_LINE bytes comes one that nobody can read.
-    """
+    """The lines of a file, of one that is gzipped if its name ends in .gz, or of stdin for -."""
     try:
         with (open(0, "rb", closefd=False) if path == "-" else
               (gzip.open if path.endswith(".gz") else open)(path, "rb")) as file:
@@ -4845,7 +4841,7 @@ def read_lines(path: str) -> Iterator[bytes]:
                 if len(line) == MAX_READ_LINE and not line.endswith(b"\n"):
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_READ_LINE)
-                    line = TOO_LONG
+                    line = b"\0"  # none that can be read
                 yield line
     except (EOFError, OSError, zlib.error) as error:
         remedy = "" if isinstance(error, OSError) else (
@@ -4867,8 +4863,6 @@ def logged_event(line: bytes) -> Optional[Fact]:
 
 def logged_line(line: bytes) -> Optional[Fact]:
     """What a line of registry.log says of a pull; ValueError as line_fact."""
-    if line is TOO_LONG:
-        raise ValueError(f"a line of over {MAX_READ_LINE} bytes")
     if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
         return None
     return line_fact(line.decode("utf-8", "replace").rstrip())
@@ -4881,12 +4875,10 @@ def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter)
     """What LINES say of pulls; COUNTS["unreadable"] goes up by each line that cannot be read."""
     for line in lines:
         try:
-            fact = parse(line)
+            if fact := parse(line):
+                yield fact
         except ValueError:
             counts["unreadable"] += not line.isspace()
-            continue
-        if fact:
-            yield fact
 
 
 _WITHOUT_TIME = re.compile(rb"(?:INFO|WARN|ERRO|DEBU)(?:\x1b\[0m)?\[\d{4}\]")
