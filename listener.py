@@ -5023,25 +5023,24 @@ def line_time(line: str) -> Optional[float]:
 class Repeats:
     """Tells new lines of a registry's log from repeated ones: `docker logs` begins with old lines.
 
-    Known are the last MAX_LINES lines, by their hashes; and what is older than the first line that
-    was read back at the start, if not all could be.
+    Known are the last MAX_LINES lines of those kept in the file PATH, by their hashes; and what is
+    older than the first of these, if they are not all.
     """
 
     MAX_LINES = 100_000
 
     def __init__(self, path: str) -> None:
-        """PATH is the file in which lines were kept before."""
         self._hashes = Remembered(self.MAX_LINES)
-        self._since: Optional[float] = None  # seconds since 1970
-        self._at: Optional[float] = None  # the time of the line before
+        self._since = -math.inf  # seconds since 1970
+        self._at = math.inf  # the time of the line before
         files = list(filter(os.path.exists, log_files(path)))
         lines = [line.decode("utf-8", "replace").rstrip("\n")
                  for line in last_lines(path, REPLAYED_BYTES)]
-        if (len(lines) > self.MAX_LINES or len(files) > 1
+        known = lines[-self.MAX_LINES:]
+        if (len(lines) > len(known) or len(files) > 1
                 or sum(map(os.path.getsize, files)) > REPLAYED_BYTES):
-            times = map(line_time, lines[-self.MAX_LINES:])
-            self._since = next((at for at in times if at is not None), None)
-        for line in lines[-self.MAX_LINES:]:
+            self._since = next(filter(None, map(line_time, known)), -math.inf)
+        for line in known:
             self._hashes.add(hash(line))
 
     def is_new(self, line: str) -> bool:
@@ -5049,10 +5048,9 @@ class Repeats:
         name = hash(line)
         if name in self._hashes:
             return False
-        if self._since is not None:
-            at = line_time(line)
-            self._at = self._at if at is None else at  # one without a time is of that before it
-            if self._at is not None and self._at < self._since:
+        if math.isfinite(self._since):
+            self._at = line_time(line) or self._at  # one without a time is of that before it
+            if self._at < self._since:
                 return False
         self._hashes.add(name)
         return True
