@@ -4038,10 +4038,7 @@ def cut_layers(pull: Pull, now: float) -> List[str]:
 
 
 def pull_object(pull: Pull, now: float, final: Optional[str] = None) -> Dict[str, Any]:
-    """A pull for programs, a line of `pulls --json`, as of NOW in seconds since 1970.
-
-    FINAL is its verdict, if that was settled before.
-    """
+    """A pull for programs, a line of `pulls --json`, as of NOW; FINAL: its verdict, if settled."""
     blobs = pull.asked_blobs(now)
     judged = final or verdict(pull, now, blobs)
     error = next((blob.error for blob in blobs.values() if blob.error), None)
@@ -4060,8 +4057,7 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
     """The objects of `pulls --json`, in the order of their start.
 
     EVENTS and LINES are the Facts of a log of events and of the registry's log, each in its order.
-    What still runs is as of NOW, in seconds since 1970; by default the present. CAVEATS learn of
-    each pull.
+    What still runs is as of NOW, by default the present. CAVEATS learn of each pull.
     """
     def entry(pull: Pull, at: float, final: Optional[str] = None) -> Tuple[float, int, dict]:
         found = pull_object(pull, at, final)
@@ -4423,10 +4419,7 @@ class Histogram:
 
 
 def metric_family(name: str, about: str, value: Any, label: str = "") -> str:
-    """A metric in Prometheus' text format, version 0.0.4; VALUE may be a dict by its LABEL.
-
-    https://prometheus.io/docs/instrumenting/exposition_formats/
-    """
+    """A metric in Prometheus' text format, version 0.0.4; VALUE may be a dict by its LABEL."""
     samples, kind = [("", value)], "counter" if name.endswith("_total") else "gauge"
     if isinstance(value, dict):
         samples = [(f'{{{label}="{key}"}}', number) for key, number in value.items()]
@@ -4626,8 +4619,7 @@ class Refusals:
 class Console:
     """The one thread that owns the live Tracker: it follows the pulls, says and shows them.
 
-    Other threads hand it work, and never wait for it. The work is done in the order in which it
-    came.
+    Other threads hand it work, which it does in the order in which that came, and never wait.
     """
 
     MAX_WAITING = 16 << 20  # bytes
@@ -4918,8 +4910,7 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
              notes: List[str]) -> Iterator[Fact]:
     """The facts in files; in those of replicas, or in whatever order, by their times.
 
-    COUNTS["unreadable"] goes up by each line that cannot be read, NOTES gets sentences about what
-    else was not read; raises Problem.
+    COUNTS and NOTES learn what was not read, as above; raises Problem.
     """
     read = [parse_all(lines_with_a_request(path, notes) if parse is logged_line
                       else read_lines(path), parse, counts) for path in paths]
@@ -5471,10 +5462,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 wrong usage, 130 Ctrl-C.
-
-    Of `check`: 1 if something is wrong.
-    """
+    """Do what ARGUMENTS say; the exit status: 0 done, 1 cannot, 2 wrong usage, 130 Ctrl-C."""
     # A stream that the shell has closed is None, and the next file that is opened takes its number.
     if sys.stdin is None:
         os.open(os.devnull, os.O_RDONLY)
