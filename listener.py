@@ -4089,10 +4089,8 @@ ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
 def pull_row(found: Dict[str, Any]) -> str:
     """An object of `pull_objects` for people: a row of at most 100 columns."""
     sent, size, judged = found["sent"], found["size"], found["verdict"]
-    if sent is None or judged == "unknown":
-        share = "?"
-    else:
-        share = "100 %" if judged == "complete" else percent(sent, size)
+    share = ("?" if sent is None or judged == "unknown" else
+             "100 %" if judged == "complete" else percent(sent, size))
     name, at, digest = found["image"].partition("@")
     image = plain(f"{name}@{short(digest)}" if at and not found["tag"] else found["image"])
     person = plain(f"{found['user']}@{found['client']}" if found["user"] else found["client"])
