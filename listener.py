@@ -5376,7 +5376,7 @@ def check(options: argparse.Namespace) -> int:
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
         findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
     said = list(dict.fromkeys(findings))
-    if events.events or events.unreadable:
+    if not missing:
         mended = [] if findings else trouble.mended
         said.append(events.text(now) + (f"; mended since: {', '.join(mended)}." if mended else "."))
     print("\n\n".join(plain(text[:1].upper() + text[1:]) for text in said))
