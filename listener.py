@@ -183,9 +183,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def clock(at: float, now: float) -> str:
+def clock(at: float, now: Optional[float] = None) -> str:
     """A time in seconds since 1970 as local time, HH:MM:SS, with its date if NOW is another day."""
-    then, today = time.localtime(at), time.localtime(now)
+    then, today = time.localtime(at), time.localtime(at if now is None else now)
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M:%S", then)
 
 
@@ -3944,8 +3944,7 @@ def event_line(event: dict, now: Optional[float] = None) -> str:
     target, request = child(event, "target"), child(event, "request")
     stamp = text_of(event, "timestamp")
     try:
-        at = seconds(stamp)
-        when = clock(at, at if now is None else now)
+        when = clock(seconds(stamp), now)
     except (ValueError, OverflowError, OSError):
         when = stamp[11:19] or "--:--:--"
     repository, digest = text_of(target, "repository"), short(text_of(target, "digest"))
@@ -4555,8 +4554,7 @@ class Terminal:
                     return
                 self._write(line)
             if dropped:
-                now = time.time()
-                self._write(f"{clock(now, now)} {counted(dropped, 'line')} came too fast to be "
+                self._write(f"{clock(time.time())} {counted(dropped, 'line')} came too fast to be "
                             "shown")
 
     def _write(self, line: str) -> None:
@@ -4703,8 +4701,7 @@ class Console:
         return time.monotonic() + self._wall_offset
 
     def _clock(self) -> str:
-        now = self._now()
-        return clock(now, now)
+        return clock(self._now())
 
     def _run(self) -> None:
         while True:
