@@ -4373,8 +4373,7 @@ class Board:
 
     def follow_event(self, event: dict) -> None:
         """Take in an EVENT, which need not be a push."""
-        found = push_object(event)
-        if found:
+        if found := push_object(event):
             self._pushes.append(_shown_json(found))
 
     def data(self, now: float, about: Dict[str, Any], notices: List[str]) -> bytes:
@@ -5320,8 +5319,7 @@ def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Troubl
     """
     def texts(path: str) -> Iterator[str]:
         for line in lines_with_a_request(path, notes):
-            text = mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n"))
-            if text:
+            if text := mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n")):
                 lines.feed(text)
                 yield text
 
