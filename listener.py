@@ -71,8 +71,6 @@ import json
 import marshal
 import math
 import multiprocessing
-import multiprocessing.connection
-import multiprocessing.util
 import operator
 import os
 import re
@@ -4910,9 +4908,9 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
     return read[0] if len(read) == 1 else map(operator.itemgetter(1), merged(read))
 
 
-def _send_facts(paths: List[str], parse: Parse, sending: multiprocessing.connection.Connection
-                ) -> None:
+def _send_facts(paths: List[str], parse: Parse, receiving: Any, sending: Any) -> None:
     """Send lists of facts; at last how many lines could not be read, notes, and what went wrong."""
+    receiving.close()  # or it would not notice that its parent is gone
     counts: collections.Counter = collections.Counter()
     notes: List[str] = []
     found = map(tuple, read_all(paths, parse, counts, notes))
@@ -4933,9 +4931,7 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
     with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
     reader = multiprocessing.get_context("fork").Process(
-        target=_send_facts, args=(paths, parse, sending), daemon=True)
-    # A reader must not hold this end open itself, or it would not notice that its parent is gone.
-    multiprocessing.util.register_after_fork(receiving, type(receiving).close)
+        target=_send_facts, args=(paths, parse, receiving, sending), daemon=True)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this one
     try:
         reader.start()
