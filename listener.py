@@ -5102,7 +5102,7 @@ class LineIntake:
         """Open the file and the socket; raises Problem."""
         self._console, self._metrics = console, metrics
         self.path = registry_log_beside(options.log)
-        self._log = open_log(RegistryLog, self.path, console.warn, options.rotate)
+        self.log = open_log(RegistryLog, self.path, console.warn, options.rotate)
         self._repeats: Optional[Repeats] = None
         self._lock = threading.Lock()  # lines may come from two threads
         self._sources: Dict[str, Any] = {}
@@ -5128,9 +5128,6 @@ class LineIntake:
         for source in self._sources.values():
             source.start()
 
-    def sync(self) -> None:
-        self._log.sync()
-
     def _end_input(self, why: str) -> None:
         self._metrics.input_ended = why
         self._console.warn(why)
@@ -5142,7 +5139,7 @@ class LineIntake:
                 lines = [line for line in lines if self._repeats.is_new(line)]
             if not lines:
                 return
-            self._log.append(lines)
+            self.log.append(lines)
         self._metrics.last_registry_log_line_timestamp_seconds = time.time()
         self._metrics.input_ended = ""  # the other source goes on
         self._console.follow_lines(lines)
@@ -5183,7 +5180,7 @@ class Service:
                     break
                 self._reload()
             if self._intake:
-                self._intake.sync()
+                self._intake.log.sync()
         self._server.stop()
 
     def _commit(self) -> Callable[[], None]:
