@@ -3914,10 +3914,9 @@ COLOURS = {"push": "32", "complete": "32", "up to date": "32", "failed": "31", "
 
 def by_whom(user: Optional[str], client: str, agent: str) -> str:
     """`by foo from 172.18.0.1 (docker/20.10.24)`, without the parts that are not known."""
-    words = [f"by {user}"] if user else []
-    words += [f"from {client}"] if client else []
-    words += ["(%s)" % agent.split()[0].partition("+")[0]] if agent.split() else []
-    return " ".join(words)
+    program = agent.split()[0].partition("+")[0] if agent.split() else ""
+    known = user and f"by {user}", client and f"from {client}", program and f"({program})"
+    return " ".join(filter(None, known))
 
 
 def how_big(size: int, layers: int, image_id: Optional[str]) -> List[str]:
@@ -4527,10 +4526,8 @@ class Metrics:
 class Terminal:
     """Writes lines to stdout or stderr, in a thread of its own: nothing else waits for a reader."""
 
-    MAX_WAITING = 1 << 20  # bytes
-
     def __init__(self, file: TextIO) -> None:
-        self._file, self.inbox = file, Inbox(self.MAX_WAITING)
+        self._file, self.inbox = file, Inbox(1 << 20)
         self._thread = threading.Thread(target=self._run, daemon=True)
         start_thread(self._thread)
 
@@ -4614,13 +4611,11 @@ class Console:
     Other threads hand it work, which it does in the order in which that came, and never wait.
     """
 
-    MAX_WAITING = 16 << 20  # bytes
-
     def __init__(self, options: argparse.Namespace, metrics: Metrics) -> None:
         self._options, self._metrics = options, metrics
         self._tracker, self._trouble, self._board = Tracker(), Trouble(), Board()
         self._refusals = Refusals()
-        self._inbox = Inbox(self.MAX_WAITING)  # of functions to call; None is the last
+        self._inbox = Inbox(16 << 20)  # of functions to call; None is the last
         self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
         metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
         # The data of the page: when they were made, and whether they are being made anew.
