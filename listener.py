@@ -4828,15 +4828,12 @@ def read_lines(path: str) -> Iterator[bytes]:
 
 
 def logged_event(line: bytes) -> Optional[Fact]:
-    """What a line of log.log says of a pull; ValueError where it is no event."""
+    """What a line of log.log says of a pull; raises what parse_all catches if it is no event."""
     # Most of a log may be pushes: what is none of a pull's is not taken apart at all.
     if line.endswith(b"}\n") and b"/blobs/sha256:" in line and (
             b'"action":"push"' in line or b'"method":"HEAD"' in line):
         return None
-    try:
-        return event_fact(_decode(line.decode()))
-    except (AttributeError, RecursionError) as error:
-        raise ValueError(f"not an event: {error!r}") from None
+    return event_fact(_decode(line.decode()))
 
 
 def logged_line(line: bytes) -> Optional[Fact]:
@@ -4855,7 +4852,7 @@ def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter)
         try:
             if fact := parse(line):
                 yield fact
-        except ValueError:
+        except (AttributeError, RecursionError, ValueError):
             counts["unreadable"] += not line.isspace()
 
 
