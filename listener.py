@@ -5385,7 +5385,11 @@ def standard_input(text: str) -> str:
     return text
 
 
-def _add_serve(commands: Any) -> argparse.ArgumentParser:
+def parse_arguments(arguments: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
+        "say what is being pulled. Without a command it serves.")
+    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
     serving.add_argument("--port", type=port_number, default=8086, help="TCP port (%(default)s)")
@@ -5404,15 +5408,6 @@ def _add_serve(commands: Any) -> argparse.ArgumentParser:
     serving.add_argument("--quiet", action="store_true", help="no lines for pushes and pulls")
     serving.add_argument("--verbose", action="store_true",
                          help="a line per event of a pull too, and the layers that were cut")
-    return serving
-
-
-def parse_arguments(arguments: List[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
-        "say what is being pulled. Without a command it serves.")
-    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
-    serving = _add_serve(commands)
     reading = commands.add_parser("pulls", help="list the pulls in the logs, and how they ended")
     checking = commands.add_parser("check", help="say why nothing arrives, and what to do")
     for command in (reading, checking):
