@@ -4789,11 +4789,9 @@ class Console:
         notices += self._trouble.standing(now)
         if metrics.last_event_timestamp_seconds and (
                 not metrics.last_registry_log_line_timestamp_seconds):
-            how = "start the listener with --syslog-port or --registry-log -" if (
-                self._options.syslog_port is None) else (
-                "let the registry's logging driver send it to the listener's --syslog-port")
-            notices.append("No line of the registry's log arrives, so pulls end as unknown: "
-                           f"{how}.")
+            notices.append("No line of the registry's log arrives, so pulls end as unknown: let "
+                           "its logging driver send it to the listener's --syslog-port, or pipe it "
+                           "into the listener with --registry-log -.")
         return notices + self._board.caveats.standing() + self._refusals.notices(now)
 
 
