@@ -3910,6 +3910,7 @@ def debug_findings(variables: Any) -> List[str]:
 
 COLOURS = {"push": "32", "complete": "32", "up to date": "32", "failed": "31", "interrupted": "31",
            "unknown": "33"}
+TABLE_ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
 
 
 def by_whom(user: Optional[str], client: str, agent: str) -> str:
@@ -4078,9 +4079,6 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
         yield found
 
 
-ROW = "{:14}  {:30}  {:>8}  {:>5}  {:11}  {}"
-
-
 def pull_row(found: Dict[str, Any]) -> str:
     """An object of `pull_objects` for people: a row of at most 100 columns."""
     sent, size, judged = found["sent"], found["size"], found["verdict"]
@@ -4089,7 +4087,7 @@ def pull_row(found: Dict[str, Any]) -> str:
     name, at, digest = found["image"].partition("@")
     image = plain(f"{name}@{short(digest)}" if at and not found["tag"] else found["image"])
     person = plain(f"{found['user']}@{found['client']}" if found["user"] else found["client"])
-    return ROW.format(
+    return TABLE_ROW.format(
         time.strftime("%m-%d %H:%M:%S", time.localtime(seconds(found["started"]))),
         image if len(image) <= 30 else "..." + image[-27:], byte_size(size), share, judged,
         person if len(person) <= 22 else person[:19] + "...").rstrip()
@@ -4799,13 +4797,13 @@ class Console:
 
 DEFAULT_LOG = os.path.join("listener_log", "log.log")
 REPLAYED_BYTES = 16 << 20  # of each file, to find the pulls that were under way at a restart
+MAX_READ_LINE = 16 << 20  # bytes
+Parse = Callable[[bytes], Optional[Fact]]
+_WITHOUT_TIME = re.compile(rb"(?:INFO|WARN|ERRO|DEBU)(?:\x1b\[0m)?\[\d{4}\]")
 
 
 def registry_log_beside(log: str) -> str:
     return os.path.join(os.path.dirname(log), "registry.log")
-
-
-MAX_READ_LINE = 16 << 20  # bytes
 
 
 def read_lines(path: str) -> Iterator[bytes]:
@@ -4841,9 +4839,6 @@ def logged_line(line: bytes) -> Optional[Fact]:
     return line_fact(line.decode("utf-8", "replace").rstrip())
 
 
-Parse = Callable[[bytes], Optional[Fact]]
-
-
 def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter) -> Iterator[Fact]:
     """What LINES say of pulls; COUNTS["unreadable"] goes up by each line that cannot be read."""
     for line in lines:
@@ -4852,9 +4847,6 @@ def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter)
                 yield fact
         except (AttributeError, RecursionError, ValueError):
             counts["unreadable"] += not line.isspace()
-
-
-_WITHOUT_TIME = re.compile(rb"(?:INFO|WARN|ERRO|DEBU)(?:\x1b\[0m)?\[\d{4}\]")
 
 
 def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
@@ -5028,6 +5020,11 @@ class Repeats:
 
 # ------------------------------------------------------------------------------------- command line
 
+NO_FILE = {errno.EISDIR: ": docker makes a folder where the file to mount is missing on its host"}
+MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
+DEBUG_SECONDS = 5  # for the whole of it
+
+
 def open_log(kind: Callable, path: str, warn: Callable[[str], None],
              rotation: Optional[Rotation]) -> Any:
     """A log of that KIND; raises Problem."""
@@ -5038,9 +5035,6 @@ def open_log(kind: Callable, path: str, warn: Callable[[str], None],
         except BlockingIOError:
             raise Problem(f"{path} is written by another listener: stop that one, or choose "
                           "another --log") from None
-
-
-NO_FILE = {errno.EISDIR: ": docker makes a folder where the file to mount is missing on its host"}
 
 
 def read_token(path: Optional[str]) -> Optional[bytes]:
@@ -5254,7 +5248,7 @@ def list_pulls(options: argparse.Namespace) -> None:
     events = read_apart(logs, logged_event, counts, notes)
     lines = read_apart(registry_logs, logged_line, counts, notes)
     if not options.json:
-        print(ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO"))
+        print(TABLE_ROW.format("STARTED", "IMAGE", "SIZE", "SENT", "VERDICT", "WHO"))
     for found in pull_objects(events, lines, caveats=caveats):
         print(json.dumps(found) if options.json else pull_row(found))
     notes += [] if options.json else caveats.standing()
@@ -5262,10 +5256,6 @@ def list_pulls(options: argparse.Namespace) -> None:
         notes.append(f"{counted(counts['unreadable'], 'line')} could not be read")
     for sentence in notes:
         print(f"listener: {sentence}", file=sys.stderr)
-
-
-MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
-DEBUG_SECONDS = 5  # for the whole of it
 
 
 def fetch_debug(url: str) -> Any:
