@@ -5087,7 +5087,7 @@ class LineIntake:
         self._console, self._metrics = console, metrics
         self.path = registry_log_beside(options.log)
         self.log = open_log(RegistryLog, self.path, console.warn, options.rotate)
-        self._repeats: Optional[Repeats] = None
+        self._repeats = Repeats(self.path) if options.registry_log else None
         self._lock = threading.Lock()  # lines may come from two threads
         self._sources: Dict[str, Any] = {}
         if options.syslog_port is not None:
@@ -5102,7 +5102,6 @@ class LineIntake:
             metrics.inboxes.append(syslog.inbox)
             self._sources[f"udp port {datagrams.getsockname()[1]}"] = syslog
         if options.registry_log:
-            self._repeats = Repeats(self.path)
             self._sources["standard input"] = StandardInput(self._keep, self._end_input)
 
     def text(self) -> str:
