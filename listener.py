@@ -4947,18 +4947,16 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     Pulls that ended before the log was last touched were said then: the Console touches it when it
     has said an end.
     """
-    trouble.arrived(log_end.written)
-    pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)
-
     def event_heard(line: bytes) -> Optional[Fact]:
         if b'"action":"push"' in line and b"/manifests/" in line:
-            pushes.append(line)
+            board.follow_event(_decode(line.decode()))
         return logged_event(line)
 
     def line_heard(line: bytes) -> Optional[Fact]:
         trouble.feed(line.decode("utf-8", "replace").rstrip("\n"))
         return logged_line(line)
 
+    trouble.arrived(log_end.written)
     events = last_lines(log, REPLAYED_BYTES, log_end)
     lines = last_lines(registry_log_beside(log), REPLAYED_BYTES, registry_log_end)
     unread: collections.Counter = collections.Counter()
@@ -4969,9 +4967,6 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     last = max(tracker.now, log_end.touched)
     for change in tracker.review(last):
         board.follow(change, last)
-    for line in pushes:
-        with contextlib.suppress(ValueError, RecursionError):
-            board.follow_event(_decode(line.decode()))
 
 
 def line_time(line: str) -> Optional[float]:
