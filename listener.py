@@ -5095,12 +5095,11 @@ class LineIntake:
         if options.registry_log:
             self._sources["standard input"] = StandardInput(self._keep, self._end_input)
 
-    def text(self) -> str:
-        return f"the registry's log on {' and '.join(self._sources)} to {self.path}"
-
-    def start(self) -> None:
+    def start(self) -> str:
+        """Begin; returns what to say of that."""
         for source in self._sources.values():
             source.start()
+        return f", the registry's log on {' and '.join(self._sources)} to {self.path}"
 
     def _end_input(self, why: str) -> None:
         self._metrics.input_ended = why
@@ -5141,12 +5140,10 @@ class Service:
     def run(self, wakeup: int) -> None:
         """Serve until WAKEUP, a pipe with the numbers of signals, gives another than SIGHUP."""
         self._console.start(self._remember)
-        if self._intake:
-            self._intake.start()
         options, scheme = self._options, "https" if self._options.tls_cert else "http"
-        self._console.say(
-            f"listening on {scheme}://{host_with_port(options.host, self._server.port)}, writing "
-            f"to {options.log}" + (f", {self._intake.text()}" if self._intake else ""))
+        place = host_with_port(options.host, self._server.port)
+        intake = self._intake.start() if self._intake else ""
+        self._console.say(f"listening on {scheme}://{place}, writing to {options.log}{intake}")
         self._server.start()
         while True:
             if select.select([wakeup], [], [], 1)[0]:
