@@ -4455,8 +4455,7 @@ class Metrics:
         ("pulls_running", "Pulls that run now."),
         ("pull_duration_seconds", "Time that complete pulls took."),
         ("sent_bytes_total", "Bytes of config and layers that the registry sent, by its log."),
-        ("dropped_messages_total",
-         "Events and log lines that came too fast to be followed, and lines too fast to be shown."))
+        ("dropped_messages_total", "What came too fast to be followed, or to be shown."))
 
     def __init__(self, started: float) -> None:
         self.started = started
@@ -4464,13 +4463,12 @@ class Metrics:
         self.input_ended = ""  # why no more of the registry's log comes from standard input
         self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
         self.events_total = dict.fromkeys(("pull", "push", "mount", "delete", "other"), 0)
-        self.duplicate_events_total = self.write_failing = 0
+        self.duplicate_events_total = self.write_failing = self.registry_cannot_send = 0
         self.http_requests_total = dict.fromkeys(
             (200, 304, 400, 401, 404, 405, 411, 413, 414, 415, 431, 501, 503), 0)
         self.commit_duration_seconds = Histogram(
             .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
         self.last_event_timestamp_seconds = self.last_registry_log_line_timestamp_seconds = 0.0
-        self.registry_cannot_send = 0
         self.pulls_started_total = self.pulls_resumed_total = self.pulls_running = 0
         self.pulls_ended_total = dict.fromkeys(
             ("complete", "up to date", "interrupted", "failed", "unknown"), 0)
