@@ -4487,10 +4487,6 @@ class Metrics:
             self.events_total[action if action in self.events_total else "other"] += 1
             self.last_event_timestamp_seconds = now
 
-    def count_fact(self, fact: Fact) -> None:
-        if not fact.event and fact.written and fact.status in (200, 206):
-            self.sent_bytes_total += fact.written
-
     def count_change(self, change: Change) -> None:
         if change.what == "started":
             self.pulls_started_total += 1
@@ -4734,7 +4730,8 @@ class Console:
 
     def _follow(self, fact: Optional[Fact]) -> None:
         if fact:
-            self._metrics.count_fact(fact)
+            if fact.written and fact.status in (200, 206):
+                self._metrics.sent_bytes_total += fact.written
             self._tell(self._tracker.tick(self._now()) + self._tracker.feed(fact))
 
     def _tell(self, changes: List[Change]) -> None:
