@@ -4844,12 +4844,11 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
     """The lines of a registry's log; NOTES gets a sentence if none can tell of a request."""
     number, found, without_time = 0, False, False
     name = "standard input" if path == "-" else path
-    for line in read_lines(path):
-        if not number and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+    for number, line in enumerate(read_lines(path), 1):
+        if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
             notes.append(f"{name} is UTF-16, as PowerShell's > writes it: convert it with "
                          f"iconv -f UTF-16 -t UTF-8 {path}")
             return
-        number += 1
         if not found:
             without_time = without_time or _WITHOUT_TIME.search(line[:200]) is not None
             # At level warn and error it tells of requests that were refused, and of those alone.
@@ -4858,7 +4857,7 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
                     b"info" in line or b"/blobs/" in line and b"GET" in line)
                 or b"listening on" in line and b"instance.id" in line)
         yield line
-    if without_time and not found:
+    if without_time:
         notes.append(f"{name} was written for a terminal, without the time of day: run the "
                      "registry without one (no docker run -t, no tty: true), or with "
                      "log: formatter: json")
