@@ -4044,8 +4044,7 @@ def pull_object(pull: Pull, now: float, final: Optional[str] = None) -> Dict[str
         "tag": pull.tag, "digest": pull.digest, "image_id": pull.image_id, "size": pull.size,
         "layers": pull.layers, "requested": len(blobs), "sent": total_sent(blobs),
         "verdict": judged, "error": error if judged == "failed" else None, "client": pull.client,
-        "user": pull.user, "agent": pull.agent, "proxied": pull.proxied,
-    }
+        "user": pull.user, "agent": pull.agent, "proxied": pull.proxied}
 
 
 def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[float] = None,
