@@ -4617,8 +4617,8 @@ class Console:
 
     def start(self, remember: Callable[[Tracker, Trouble, Board], None]) -> None:
         """Begin with REMEMBER, which takes in what the files tell of the time before."""
-        self._put(remember, self._tracker, self._trouble, self._board, size=0)
-        self._put(lambda: self.warn(*self._trouble.standing(self._now())), size=0)
+        self._inbox.put(lambda: remember(self._tracker, self._trouble, self._board), 0)
+        self._inbox.put(lambda: self.warn(*self._trouble.standing(self._now())), 0)
         start_thread(self._thread)
 
     # -- for other threads
@@ -4626,21 +4626,18 @@ class Console:
     def follow_events(self, lines: Iterable[bytes]) -> None:
         """Follow and show events: LINES of the log."""
         for line in lines:
-            self._put(self._take_event, line, size=sys.getsizeof(line))
+            self._inbox.put(functools.partial(self._take_event, line), sys.getsizeof(line))
 
     def follow_lines(self, lines: Iterable[str]) -> None:
         """Follow LINES of the registry's log."""
         for line in lines:
-            self._put(self._take_line, line, size=sys.getsizeof(line))
+            self._inbox.put(functools.partial(self._take_line, line), sys.getsizeof(line))
 
     def refused(self, status: int, client: str, why: str) -> None:
         """A request of CLIENT was refused with STATUS; 0: without an answer."""
         who = f"{client} was refused" + (f" with {status}" if status else "")
-        self._put(lambda: self.warn(*self._refusals.add(who, why, self._now())),
-                  size=500 + len(why))
-
-    def _put(self, *work: Any, size: int) -> None:
-        self._inbox.put(functools.partial(*work), size)
+        self._inbox.put(lambda: self.warn(*self._refusals.add(who, why, self._now())),
+                        500 + len(why))
 
     def say(self, line: str) -> None:
         """Tell LINE to the person at the terminal, on stdout."""
@@ -4660,7 +4657,7 @@ class Console:
         if made < since:
             if not self._asked:
                 self._asked = True
-                self._put(self._make_snapshot, wake, size=0)
+                self._inbox.put(lambda: self._make_snapshot(wake), 0)
             return None
         if answer.headers["ETag"] in known:
             return answer._replace(status=304, body=b"")
