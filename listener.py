@@ -3960,7 +3960,7 @@ def event_line(event: dict, now: Optional[float] = None) -> str:
         words.append(by_whom(text_of(child(event, "actor"), "name"), host(text_of(request, "addr")),
                              text_of(request, "useragent")))
     action = text_of(event, "action") or "?"
-    return plain("  ".join([f"{when} {action:4}"] + [word for word in words if word]))
+    return plain("  ".join([f"{when} {action:4}", *filter(None, words)]))
 
 
 def push_object(event: dict) -> Optional[Dict[str, Any]]:
@@ -4344,8 +4344,7 @@ class Board:
     def __init__(self) -> None:
         self.running: Dict[Pull, None] = {}  # in the order of their start
         self._ended: Dict[Pull, str] = {}  # their verdicts
-        # Start and JSON of those that the Tracker has forgotten.
-        self._forgotten: collections.deque = collections.deque(maxlen=MAX_ENDED)
+        self._forgotten: collections.deque = collections.deque(maxlen=MAX_ENDED)  # start, JSON
         self._pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)  # JSON texts
         self.caveats = Caveats()
 
@@ -4539,8 +4538,7 @@ class Terminal:
                             "shown")
 
     def _write(self, line: str) -> None:
-        # Not through Python's buffers: they keep what a full or broken stdout refuses, and fail
-        # once more at exit.
+        # Past Python's buffers: they keep what a broken stdout refuses, and fail again at exit.
         data = (line + "\n").encode(self._file.encoding, "backslashreplace")
         while data:
             try:
@@ -4605,9 +4603,8 @@ class Console:
         self._inbox = Inbox(16 << 20)  # of functions to call; None is the last
         self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
         metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
-        # The data of the page: when they were made, and whether they are being made anew.
-        self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)
-        self._asked = False
+        self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)  # the page's data
+        self._asked = False  # for newer ones
         self._next_second = 0.0
         self._last_error = ""  # that was said
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -5263,10 +5260,7 @@ def fetch_debug(url: str) -> Any:
 
 
 def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Trouble:
-    """What registries' logs tell of faults, in the order of time.
-
-    LINES counts what they have; NOTES gets a sentence for each that tells of no request.
-    """
+    """What registries' logs tell of faults, by time; LINES and NOTES learn what else they tell."""
     def texts(path: str) -> Iterator[str]:
         for line in lines_with_a_request(path, notes):
             if text := mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n")):
