@@ -4656,9 +4656,7 @@ class Console:
                 self._asked = True
                 self._inbox.put(lambda: self._make_snapshot(wake), 0)
             return None
-        if answer.headers["ETag"] in known:
-            return answer._replace(status=304, body=b"")
-        return answer
+        return answer._replace(status=304, body=b"") if answer.headers["ETag"] in known else answer
 
     def stop(self, timeout: float) -> bool:
         """Show all that waits, for up to TIMEOUT seconds each; whether that was enough."""
