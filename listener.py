@@ -641,6 +641,7 @@ class EventLog:
         self._ids = Remembered(REMEMBERED_EVENTS)
         self.error: Optional[OSError] = None
         self.written = self.duplicates = 0
+        self.repeats = 0  # of the duplicates, those since the last new event
         for line in last_lines(path, REMEMBERED_BYTES):
             with contextlib.suppress(ValueError, RecursionError):
                 self._ids.add(self._id(json.loads(line)))
@@ -671,6 +672,7 @@ class EventLog:
             self._write(b"".join([line for _, line in fresh.values()]))
         self.written += len(fresh)
         self.duplicates += len(added) - len(fresh)
+        self.repeats = 0 if fresh else self.repeats + len(added)
         for name in fresh:
             self._ids.add(name)
         return list(fresh.values())
@@ -3795,6 +3797,9 @@ def telling_lines(lines: Iterable[str]) -> Iterator[str]:
 IN_CONFIG = "In the registry's config.yml, under `notifications:`, "
 LONG_AGO = 60  # seconds between an event and what should have made another
 OFTEN = 10  # repeats of an event: with fewer, an answer was lost now and then
+NO_WAIT = ("the registry does not wait for the answer. Write `timeout: 1s` for the endpoint: "
+           "without a unit the number is nanoseconds.")
+REPEATS = f"events come again and again, and no new ones: {NO_WAIT}"
 
 
 def _missing_events(events: EventCount, lines: LineCount,
@@ -3844,9 +3849,7 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
                f"is. {IN_CONFIG}write `events:` `includereferences: true`, and restart the "
                "registry.")
     if events.repeats >= OFTEN:
-        yield (f"events came again, {events.repeats} of {events.events}: the registry does not "
-               "wait for the answer. Write `timeout: 1s` for the endpoint: without a unit the "
-               "number is nanoseconds.")
+        yield f"events came again, {events.repeats} of {events.events}: {NO_WAIT}"
     if events.events and not lines.lines:
         yield ("no line of the registry's log arrives, so pulls end as unknown: start the listener "
                "with `--syslog-port 8086`, and the registry's container with `--log-driver syslog "
@@ -4459,6 +4462,7 @@ class Metrics:
         self.started = started
         self.write_error: Optional[OSError] = None
         self.input_ended = ""  # why no more of the registry's log comes from standard input
+        self.repeats = 0  # how often events came again since the last new one
         self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
         self.events_total = dict.fromkeys(("pull", "push", "mount", "delete", "other"), 0)
         self.duplicate_events_total = self.write_failing = self.registry_cannot_send = 0
@@ -4607,6 +4611,7 @@ class Console:
         self._asked = False  # for newer ones
         self._next_second = 0.0
         self._last_error = ""  # that was said
+        self._repeating = SaidOnce(self.warn)
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         # The wall clock may be set; this one cannot, and agrees with it at the start.
         self._wall_offset = time.time() - time.monotonic()
@@ -4702,6 +4707,10 @@ class Console:
         if now >= self._next_second:
             self._next_second = now + 1
             self.warn(*self._refusals.sum_up())
+            if self._metrics.repeats < OFTEN:
+                self._repeating.end()
+            else:
+                self._repeating.begin(REPEATS)
         self._metrics.pulls_running = len(self._board.running)
         self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
 
@@ -4767,6 +4776,7 @@ class Console:
                    "written."] if metrics.write_error else []
         notices += [f"{plain(metrics.input_ended)}."] if metrics.input_ended else []
         notices += self._trouble.standing(now)
+        notices += [REPEATS] if metrics.repeats >= OFTEN else []
         if metrics.last_event_timestamp_seconds and (
                 not metrics.last_registry_log_line_timestamp_seconds):
             notices.append("No line of the registry's log arrives, so pulls end as unknown: let "
@@ -4928,9 +4938,11 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     Pulls that ended before the log was last touched were said then: the Console touches it when it
     has said an end.
     """
+    pushes: collections.deque = collections.deque(maxlen=MAX_PUSHES)
+
     def event_heard(line: bytes) -> Optional[Fact]:
         if b'"action":"push"' in line and b"/manifests/" in line:
-            board.follow_event(_decode(line.decode()))
+            pushes.append(line)
         return logged_event(line)
 
     def line_heard(line: bytes) -> Optional[Fact]:
@@ -4948,6 +4960,9 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
     last = max(tracker.now, log_end.touched)
     for change in tracker.review(last):
         board.follow(change, last)
+    for line in pushes:
+        with contextlib.suppress(ValueError, RecursionError):
+            board.follow_event(_decode(line.decode()))
 
 
 def line_time(line: str) -> Optional[float]:
@@ -5033,7 +5048,7 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
         raise ValueError("the key is encrypted; write it without a passphrase: "
                          f"openssl pkey -in {options.tls_key} -out NEW")
 
-    if not options.tls_cert:
+    if options.tls_cert is None:
         return None
     for path in (options.tls_cert, options.tls_key):
         with cannot(f"read {path}", NO_FILE):
@@ -5147,7 +5162,7 @@ class Service:
             metrics.commit_duration_seconds.add(time.monotonic() - began)
         finally:
             metrics.write_error, metrics.write_failing = log.error, int(log.error is not None)
-            metrics.duplicate_events_total = log.duplicates
+            metrics.duplicate_events_total, metrics.repeats = log.duplicates, log.repeats
         return functools.partial(self._follow, fresh)
 
     def _follow(self, fresh: List[Tuple[dict, bytes]]) -> None:
@@ -5299,7 +5314,7 @@ def check(options: argparse.Namespace) -> int:
     trouble = read_trouble(registry_logs, lines, notes)
     trouble.delivered(events.last)
     findings, problem = trouble.standing(now), None
-    if options.registry:
+    if options.registry is not None:
         try:
             findings += debug_findings(fetch_debug(options.registry))
         except Problem as error:
@@ -5346,7 +5361,10 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="listener.py", description="Take a Docker registry's notifications, lose none, and "
         "say what is being pulled. Without a command it serves.")
-    commands = parser.add_subparsers(dest="command", metavar="{serve,pulls,check}")
+    # `pulls --registry URL` is no `--registry-log`.
+    commands = parser.add_subparsers(
+        dest="command", metavar="{serve,pulls,check}",
+        parser_class=functools.partial(argparse.ArgumentParser, allow_abbrev=False))
     serving = commands.add_parser("serve", help="listen for notifications (the default)")
     serving.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
     serving.add_argument("--port", type=port_number, default=8086, help="TCP port (%(default)s)")
@@ -5384,7 +5402,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     if options.command == "serve" and os.path.basename(options.log) == "registry.log" and (
             options.syslog_port is not None or options.registry_log):
         serving.error("--log: registry.log is where the registry's own log goes")
-    if options.command == "serve" and bool(options.tls_cert) != bool(options.tls_key):
+    if options.command == "serve" and (options.tls_cert is None) != (options.tls_key is None):
         serving.error("--tls-cert and --tls-key go together")
     return options
 

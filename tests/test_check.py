@@ -252,6 +252,21 @@ def test_a_registry_that_tries_no_more_can_send(tmp_path):
         until(lambda: "the registry can send to http://0.0.0.0:8086/log again" in listener.err)
 
 
+def test_events_that_come_again_and_again_are_said_until_a_new_one_comes(tmp_path):
+    said = "events come again and again, and no new ones: the registry does not wait for the answer"
+    one = event()
+    with Listener(tmp_path) as listener:
+        for _ in range(10):
+            listener.post(one)
+        assert said not in str(notices(listener))
+        for _ in range(3):
+            listener.post(one)
+        until(lambda: said in listener.err)
+        assert said in str(notices(listener)) and listener.err.count(said) == 1
+        listener.post(event())
+        assert said not in str(notices(listener))
+
+
 def test_a_registry_that_fails_again_after_a_while_is_not_said_to_be_able_to_send(tmp_path):
     line = next(line for line in recorded("zero", 2) if "retryingsink" in line)
     request = recorded_lines("docker_complete-registry2")[-1]

@@ -61,7 +61,8 @@ def test_help_names_the_commands_and_the_defaults(tmp_path):
 
 @pytest.mark.parametrize("options", [
     ["--port", "65536"], ["--port", "-1"], ["--port", "http"], ["--no-such-option"], ["other"],
-    ["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--syslog-port", "x"],
+    ["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--syslog-port", "x"], ["--syslog", "1"],
+    ["pulls", "--registry", "http://registry:5001"],
     ["pulls", "-", "--registry-log", "-"], ["check", "--registry-log", "-", "--registry-log", "-"]])
 def test_wrong_usage_is_exit_2(tmp_path, options):
     status, out, err = run(tmp_path, *options)
@@ -93,6 +94,7 @@ def test_only_standard_input_can_be_followed(tmp_path):
     (["--token-file", "folder"], "where the file to mount is missing on its host"),
     (["--token-file", "file"], "file has more than a token in it: write it alone, without Bearer"),
     (["--token-file", "mark"], "a byte order mark"),
+    (["--tls-cert", "", "--tls-key", ""], "no such file"),  # of a variable that is not set
     (["--tls-cert", "missing", "--tls-key", "file"], "missing"),
     (["--tls-cert", "file", "--tls-key", "missing"], "cannot read missing: "),
     (["--tls-cert", "folder", "--tls-key", "file"], "where the file to mount is missing"),
