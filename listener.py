@@ -25,8 +25,8 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                   request, all requests for one blob, a download. `verdict` judges a Pull.
                   Conversation: the requests of engines of one name for one repository, each in its
                   Pull.
-                  Repository, Registry, Engine: what a verdict depends on besides: known manifests,
-                  restarts of the registry, what else the client fetches.
+                  Repository, Registry: what a verdict depends on besides: known manifests, restarts
+                  of the registry.
                   Tracker: Facts in, in any order, Changes of Pulls out. No I/O and no clock:
                   `tick(now)` tells it the time.
   explain         Trouble: lines of the registry's log in, why its events do not arrive out.
@@ -1979,10 +1979,6 @@ class Pull:
         self._chosen: Optional[List[Manifest]] = None
         self._final: Optional[Dict[str, Blob]] = None
 
-    @property
-    def engine(self) -> Engine:
-        return self.conversation.engine(self.client)
-
     # -- what it is made of
 
     def add(self, request: Request) -> None:
@@ -2444,8 +2440,10 @@ class Pull:
         layers = [digest for digest, requests in self.asked.items() if not requests.answers
                   and any(digest in image.order for image in self.chosen)]
         others = dict.fromkeys(itertools.chain(
-            self.conversation.latest_of(self.client), self.engine.latest_pulls()))
+            self.conversation.latest_of(self.client),
+            (one.pull for one in reversed(self.conversation.latest_requests(self.client)))))
         others.pop(self, None)
+        others.pop(None, None)
         return [pull for pull in itertools.islice(others, 2 * MAX_CANDIDATES)
                 if pull.started <= self.ended_time
                 and (not any(map(pull.may_be_whole, layers)) or pull.was_cut())
@@ -2501,41 +2499,13 @@ def verdict(pull: Pull, now: float, blobs: Dict[str, Blob]) -> str:
         return "failed"
     if "cut" in states:
         return "interrupted"
-    if "unknown" not in states and pull.engine.is_busy(pull, now):
+    # A docker engine fetches three layers at a time, over all its pulls: the others wait.
+    if "unknown" not in states and any(
+            request.pull not in (pull, None) and (
+                now - request.last_seen < QUIET_SECONDS or request.pull.is_open(request, now))
+            for request in pull.conversation.latest_requests(pull.client)):
         return "running"
     return "unknown"
-
-
-class Engine:
-    """What the engine of one client fetches at once, from whatever repository.
-
-    A docker engine fetches three layers at a time, over all its pulls: the others wait.
-    """
-
-    MAX_REQUESTS = 256
-
-    def __init__(self) -> None:
-        self._requests: Dict[Request, None] = {}  # the latest for blobs
-
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def add(self, request: Request) -> None:
-        self._requests[request] = None
-        keep_latest(self._requests, self.MAX_REQUESTS)
-
-    def discard(self, request: Request) -> None:
-        self._requests.pop(request, None)
-
-    def latest_pulls(self) -> Iterator[Pull]:
-        """Those of its latest requests, the newest first, and some of them more than once."""
-        return (request.pull for request in reversed(self._requests) if request.pull)
-
-    def is_busy(self, pull: Pull, now: float) -> bool:
-        """Whether requests of other pulls are open, or were a moment ago."""
-        return any(request.pull not in (pull, None) and (
-            now - request.last_seen < QUIET_SECONDS or request.pull.is_open(request, now))
-            for request in self._requests)
 
 
 class Restart(NamedTuple):
@@ -2638,9 +2608,9 @@ class Conversation:
     """
 
     def __init__(self, key: Tuple[str, str, str], registry: Registry, repository: Repository,
-                 engine: Callable[[str], Engine]) -> None:
+                 engines: Dict[Tuple[str, str], Dict[Request, None]]) -> None:
         self.key, self.registry, self.repository = key, registry, repository
-        self.engine = engine  # that of a client
+        self._engines = engines
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
@@ -2745,6 +2715,10 @@ class Conversation:
             del self.askers[digest][pull]
             if not self.askers[digest]:
                 del self.askers[digest]
+
+    def latest_requests(self, client: str) -> Dict[Request, None]:
+        """What a client's engine has asked for of late, of blobs from whatever repository."""
+        return self._engines.get((client, self.key[1]), {})
 
     def latest_askers(self, digest: str) -> Iterator[Pull]:
         """The pulls that asked for a blob, the newest first."""
@@ -2925,6 +2899,7 @@ class Tracker:
     MAX_PULLS = 5000
     MAX_HELD = 32 << 20  # bytes of memory, roughly, that pulls and manifests hold
     MAX_REGISTRIES = 1000  # a client may give its registry any name
+    MAX_OF_ENGINE = 256  # its latest requests
     STEPS = 4  # for each fact and second: requests that may find their pulls anew
     MAX_STEPS = 1 << 20  # that are saved up
     FORGET_COMPLETE, FORGET_REST = 600, 3600  # seconds without a sign of life
@@ -2937,7 +2912,8 @@ class Tracker:
         self._starts: Dict[str, Fact] = {}
         self._repositories: Dict[Tuple[str, str], Repository] = collections.defaultdict(Repository)
         self._manifests: collections.deque = collections.deque()  # with their repository's key
-        self._engines: Dict[Tuple[str, str], Engine] = collections.defaultdict(Engine)
+        # The latest requests for blobs by the engines of each client and name.
+        self._engines: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
         self._late: Dict[Conversation, None] = {}  # those to settle
         self._requests: Dict[str, Request] = {}
@@ -3043,31 +3019,27 @@ class Tracker:
         if repository and not repository.manifests and not repository.conversations:
             del self._repositories[key]
 
-    def _engine(self, client: str, name: str) -> Engine:
-        return self._engines.get((client, name)) or Engine()  # one that has asked for nothing
-
     def _discard(self, request: Request) -> None:
         """Forget a request for a blob, and an engine of which no other is known."""
         key = request.client, request.conversation.key[1]
-        engine = self._engines.get(key)
-        if engine:
-            engine.discard(request)
-            if not engine:
-                del self._engines[key]
+        engine = self._engines[key]
+        engine.pop(request, None)
+        if not engine:
+            del self._engines[key]
 
     def _converse(self, fact: Fact, request: Request) -> None:
         """Give a request to its conversation."""
         key = conversation_key(fact)
-        name = key[1]
         conversation = self._conversations.get(key)
         if conversation is None:
             repository = self._repositories[fact.registry, fact.repository]
             repository.conversations += 1
             conversation = self._conversations[key] = Conversation(
-                key, self._registries[fact.registry], repository,
-                functools.partial(self._engine, name=name))
+                key, self._registries[fact.registry], repository, self._engines)
         if not request.manifest:
-            self._engines[request.client, name].add(request)
+            engine = self._engines[request.client, key[1]]
+            engine[request] = None
+            keep_latest(engine, self.MAX_OF_ENGINE)
         self._mark_active(conversation, conversation.add(request))
 
     def _go_on(self, fact: Fact, request: Request) -> None:
