@@ -25,8 +25,7 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                   request, all requests for one blob, a download. `verdict` judges a Pull.
                   Conversation: the requests of engines of one name for one repository, each in its
                   Pull.
-                  Repository, Registry: what a verdict depends on besides: known manifests, restarts
-                  of the registry.
+                  Registry: what a verdict depends on besides: when it was started anew.
                   Tracker: Facts in, in any order, Changes of Pulls out. No I/O and no clock:
                   `tick(now)` tells it the time.
   explain         Trouble: lines of the registry's log in, why its events do not arrive out.
@@ -2064,8 +2063,9 @@ class Pull:
         return None, None
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
+        manifests = self.conversation.manifests
         for name in itertools.islice(self.children, MAX_CHILDREN):
-            manifest = self.conversation.repository.manifests.get(name)
+            manifest = manifests.get(name)
             if manifest and manifest.sizes and digest in manifest.sizes:
                 return manifest
         return None
@@ -2407,8 +2407,7 @@ class Pull:
 
         BuildKit asks for the manifests of some platforms, and only then for layers of any.
         """
-        if all(digest in self.images or digest in self.conversation.repository.manifests
-               for digest in self.children):
+        if self.children.keys() - self.images.keys() <= self.conversation.manifests.keys():
             return True
         first = next((request for request in self.requests if not request.manifest and any(
             request.digest in image.order for image in images)), None)
@@ -2576,14 +2575,6 @@ class Registry:
         return self is other or not self._instances.keys().isdisjoint(other._instances)
 
 
-class Repository:
-    """The manifests that the registry has told of, of one repository."""
-
-    def __init__(self) -> None:
-        self.manifests: Dict[str, Manifest] = {}
-        self.conversations = 0  # about it
-
-
 @functools.lru_cache(1024)
 def engine_name(agent: str) -> str:
     """The name of the engine, with a store of its own, that a user agent speaks for.
@@ -2607,10 +2598,11 @@ class Conversation:
     order, and `settle` has those after it find their pulls anew.
     """
 
-    def __init__(self, key: Tuple[str, str, str], registry: Registry, repository: Repository,
+    def __init__(self, key: Tuple[str, str, str], registry: Registry,
+                 manifests: Dict[Tuple[str, str], Dict[str, Manifest]],
                  engines: Dict[Tuple[str, str], Dict[Request, None]]) -> None:
-        self.key, self.registry, self.repository = key, registry, repository
-        self._engines = engines
+        self.key, self.registry = key, registry
+        self._manifests, self._engines = manifests, engines  # as in the Tracker
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
@@ -2715,6 +2707,11 @@ class Conversation:
             del self.askers[digest][pull]
             if not self.askers[digest]:
                 del self.askers[digest]
+
+    @property
+    def manifests(self) -> Dict[str, Manifest]:
+        """Those of the repository that the registry has told of, by digest."""
+        return self._manifests.get((self.key[0], self.key[2]), {})
 
     def latest_requests(self, client: str) -> Dict[Request, None]:
         """What a client's engine has asked for of late, of blobs from whatever repository."""
@@ -2910,8 +2907,9 @@ class Tracker:
         self._registries: Dict[str, Registry] = {}
         # By instance: each name under which it answers later is told of it.
         self._starts: Dict[str, Fact] = {}
-        self._repositories: Dict[Tuple[str, str], Repository] = collections.defaultdict(Repository)
-        self._manifests: collections.deque = collections.deque()  # with their repository's key
+        # By registry and repository, and by digest; and all in the order in which they came.
+        self._manifests: Dict[Tuple[str, str], Dict[str, Manifest]] = collections.defaultdict(dict)
+        self._manifest_queue: collections.deque = collections.deque()
         # The latest requests for blobs by the engines of each client and name.
         self._engines: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
@@ -2989,8 +2987,7 @@ class Tracker:
         """
         name = fact.repository
         while name:
-            known = self._repositories.get((fact.registry, name))
-            if known and known.manifests:
+            if (fact.registry, name) in self._manifests:
                 return name
             name = name.partition("/v2/")[2]
         return fact.repository
@@ -2998,26 +2995,21 @@ class Tracker:
     def _learn(self, fact: Fact) -> Manifest:
         """The manifest that FACT tells of; the oldest are forgotten if there are too many."""
         key = fact.registry, fact.repository
-        manifests = self._repositories[key].manifests
+        manifests = self._manifests[key]
         known = manifests.get(fact.digest)
         if known and (known.sizes or known.children or not fact.references):
             return known
         manifest = manifests[fact.digest] = Manifest(fact)
-        self._manifests.append((key, manifest))
+        self._manifest_queue.append((key, manifest))
         self._manifests_held += manifest.held
-        while self._manifests_held > self.MAX_HELD / 2 and len(self._manifests) > 1:
-            key, oldest = self._manifests.popleft()
+        while self._manifests_held > self.MAX_HELD / 2 and len(self._manifest_queue) > 1:
+            key, oldest = self._manifest_queue.popleft()
             self._manifests_held -= oldest.held
-            repository = self._repositories.get(key)
-            if repository and repository.manifests.get(oldest.digest) is oldest:
-                del repository.manifests[oldest.digest]
-                self._drop_repository(key)
+            if self._manifests[key].get(oldest.digest) is oldest:
+                del self._manifests[key][oldest.digest]
+            if not self._manifests[key]:
+                del self._manifests[key]
         return manifest
-
-    def _drop_repository(self, key: Tuple[str, str]) -> None:
-        repository = self._repositories.get(key)
-        if repository and not repository.manifests and not repository.conversations:
-            del self._repositories[key]
 
     def _discard(self, request: Request) -> None:
         """Forget a request for a blob, and an engine of which no other is known."""
@@ -3032,10 +3024,8 @@ class Tracker:
         key = conversation_key(fact)
         conversation = self._conversations.get(key)
         if conversation is None:
-            repository = self._repositories[fact.registry, fact.repository]
-            repository.conversations += 1
             conversation = self._conversations[key] = Conversation(
-                key, self._registries[fact.registry], repository, self._engines)
+                key, self._registries[fact.registry], self._manifests, self._engines)
         if not request.manifest:
             engine = self._engines[request.client, key[1]]
             engine[request] = None
@@ -3201,11 +3191,8 @@ class Tracker:
     def _drop_conversation(self, conversation: Conversation) -> None:
         """Forget a conversation of which no request is known any more."""
         if conversation.is_over:
-            registry, _, repository = conversation.key
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
-            conversation.repository.conversations -= 1
-            self._drop_repository((registry, repository))
 
 
 def with_moments(record: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
