@@ -1744,27 +1744,26 @@ class Manifest:
         self.digest = fact.digest
         self.is_index = fact.media_type in INDEX_TYPES
         self.children = [name for name, _, _ in references[:MAX_CHILDREN]] if self.is_index else []
-        self.config: Optional[str] = None
-        self.config_type, self.layers = "", 0
-        self.is_attestation = False  # such as BuildKit puts into an index beside each image
+        blobs = () if self.is_index else references
+        # Bytes by digest, of config and layers; empty if nothing tells.
+        self.sizes = {digest: size for digest, size, _ in blobs}
+        # Config first, then the layers: in both formats and in all versions of the registry.
+        self.config, _, self.config_type = blobs[0] if blobs else (None, 0, "")
+        layers = blobs[1:]
+        self.layers = len(layers)
+        # Such as BuildKit puts into an index beside each image.
+        self.is_attestation = {kind for _, _, kind in layers} == {ATTESTATION_TYPE}
         self.order: Dict[str, int] = {}  # place in the list of each layer the registry may be asked
         self.repeated: Dict[str, int] = {}  # the last place of those that have more than one
-        self.sizes: Optional[Dict[str, int]] = None  # bytes by digest, of config and layers
-        if references and not self.is_index:
-            # Config first, then the layers: in both formats and in all versions of the registry.
-            self.config, _, self.config_type = references[0]
-            self.layers = len(references) - 1
-            self.sizes = {digest: size for digest, size, _ in references}
-            self.is_attestation = {kind for _, _, kind in references[1:]} == {ATTESTATION_TYPE}
-            for digest, _, media_type in references[1:]:
-                # Layers of Windows come from elsewhere.
-                if "foreign" not in media_type and "nondistributable" not in media_type:
-                    if digest in self.order:
-                        self.repeated[digest] = len(self.order)
-                    self.order.setdefault(digest, len(self.order))
+        for digest, _, media_type in layers:
+            # Layers of Windows come from elsewhere.
+            if "foreign" not in media_type and "nondistributable" not in media_type:
+                if digest in self.order:
+                    self.repeated[digest] = len(self.order)
+                self.order.setdefault(digest, len(self.order))
 
         # Roughly the bytes of memory that it takes.
-        names = [*(self.sizes or ()), *self.children]
+        names = [*self.sizes, *self.children]
         self.held = 500 + 300 * len(names) + text_held("".join(names))
 
 
@@ -2051,8 +2050,7 @@ class Pull:
         return itertools.islice(self.images.values(), MAX_CHILDREN)
 
     def _image_with(self, digest: str) -> Optional[Manifest]:
-        return next((image for image in self._some_images()
-                     if image.sizes and digest in image.sizes), None)
+        return next((image for image in self._some_images() if digest in image.sizes), None)
 
     def _image_before(self, digest: str) -> Tuple[Optional[Manifest], Optional[str]]:
         """An image with this blob, whose manifest the client has, and the digest it asked for."""
@@ -2066,14 +2064,14 @@ class Pull:
         manifests = self.conversation.manifests
         for name in itertools.islice(self.children, MAX_CHILDREN):
             manifest = manifests.get(name)
-            if manifest and manifest.sizes and digest in manifest.sizes:
+            if manifest and digest in manifest.sizes:
                 return manifest
         return None
 
     def contains(self, digest: str) -> int:
         """Whether the image has this blob: SURELY, PERHAPS, as not all is known, or NOT."""
         for image in self._some_images():
-            if image.sizes is None:
+            if not image.sizes:
                 return PERHAPS
             if digest in image.sizes:
                 return SURELY
@@ -2219,7 +2217,7 @@ class Pull:
         for the manifests and configs of all platforms, and takes one.
         """
         copies, left, taken = self.agent.startswith(COPIERS), set(self.asked), []
-        parts = {image: (image.sizes or {}) if copies else image.order for image in images}
+        parts = {image: image.sizes if copies else image.order for image in images}
         for image in sorted(images, key=lambda image: -len(left.intersection(parts[image]))):
             if not left.isdisjoint(parts[image]):
                 left.difference_update(parts[image])
@@ -2232,14 +2230,13 @@ class Pull:
         return [image for image in self.chosen if not image.is_attestation] or self.chosen
 
     @property
-    def sizes(self) -> Optional[Dict[str, int]]:
-        """Bytes by digest of config and layers; None where no manifest told of them."""
-        chosen = self.chosen
-        if len(chosen) == 1:
-            return chosen[0].sizes
-        if not chosen or any(image.sizes is None for image in chosen):
-            return None
-        return {digest: size for image in chosen for digest, size in image.sizes.items()}
+    def sizes(self) -> Dict[str, int]:
+        """Bytes by digest of config and layers; empty unless all manifests told of them."""
+        if len(self.chosen) == 1:
+            return self.chosen[0].sizes
+        if not all(image.sizes for image in self.chosen):
+            return {}
+        return {digest: size for image in self.chosen for digest, size in image.sizes.items()}
 
     @property
     def stamp(self) -> str:
@@ -2268,11 +2265,11 @@ class Pull:
 
     @property
     def size(self) -> Optional[int]:
-        return None if self.sizes is None else sum(self.sizes.values())
+        return sum(self.sizes.values()) if self.sizes else None
 
     @property
     def layers(self) -> Optional[int]:
-        return None if self.sizes is None else sum(image.layers for image in self.platforms)
+        return sum(image.layers for image in self.platforms) if self.sizes else None
 
     # -- how far it has come
 
@@ -2283,9 +2280,9 @@ class Pull:
         """
         if self._final is not None:
             return self._final
-        blobs = self.sizes
+        blobs = self.sizes or self.asked
         return {digest: self._state(digest, requests, now)
-                for digest, requests in self.asked.items() if blobs is None or digest in blobs}
+                for digest, requests in self.asked.items() if digest in blobs}
 
     def finish(self, blobs: Dict[str, Blob]) -> None:
         """Stay at BLOBS, whatever happens to the pulls that it is compared with."""
@@ -2392,15 +2389,14 @@ class Pull:
     @property
     def all_asked(self) -> bool:
         """Whether nothing is left that the client may ask for."""
-        blobs = self.sizes
-        return blobs is not None and blobs.keys() <= self.asked.keys()
+        return bool(self.sizes) and self.sizes.keys() <= self.asked.keys()
 
     def is_explained(self) -> bool:
         """Whether the client is known to have all blobs that it did not ask for."""
         images = self.chosen or list(self.images.values())
         if len(self.platforms or images) > 1 and not self._has_all_manifests(images):
             return False
-        return all(self._explains(image) for image in images if image.sizes is not None)
+        return all(map(self._explains, images))
 
     def _has_all_manifests(self, images: List[Manifest]) -> bool:
         """Whether it has those of all platforms, or, as it seems, of all that it wants.
