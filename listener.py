@@ -2032,33 +2032,25 @@ class Pull:
         if manifest.is_index:
             self.index = self.index or manifest.digest
             self.children.update(dict.fromkeys(manifest.children))
-        else:
+        elif len(self.images) < MAX_CHILDREN:
             self.images[manifest.digest] = manifest
 
     def _infer_manifest(self, digest: str) -> None:
         """Of the manifests that the registry has told of before, the one that has this blob."""
-        if self._image_with(digest):
+        if self._image_with(digest) or len(self.images) >= MAX_CHILDREN:
             return
-        image, asked_digest = self._image_before(digest)
-        if self.manifest_requests and (not image or image.digest not in self.children):
+        earlier = next((pull for pull in self.conversation.latest_askers(digest)
+                        if pull.client == self.client and pull._image_with(digest)), None)
+        image = earlier._image_with(digest) if earlier else None
+        if not self.manifest_requests and earlier:
+            self.asked_digest = self.asked_digest or earlier.asked_digest
+        elif not image or image.digest not in self.children:
             image = self._child_with(digest)
         if image:
             self.images[image.digest] = image
-            self.asked_digest = self.asked_digest or asked_digest
-
-    def _some_images(self) -> Iterator[Manifest]:
-        return itertools.islice(self.images.values(), MAX_CHILDREN)
 
     def _image_with(self, digest: str) -> Optional[Manifest]:
-        return next((image for image in self._some_images() if digest in image.sizes), None)
-
-    def _image_before(self, digest: str) -> Tuple[Optional[Manifest], Optional[str]]:
-        """An image with this blob, whose manifest the client has, and the digest it asked for."""
-        for pull in self.conversation.latest_askers(digest):
-            image = pull._image_with(digest) if pull.client == self.client else None
-            if image:
-                return image, pull.asked_digest
-        return None, None
+        return next((image for image in self.images.values() if digest in image.sizes), None)
 
     def _child_with(self, digest: str) -> Optional[Manifest]:
         manifests = self.conversation.manifests
@@ -2070,7 +2062,7 @@ class Pull:
 
     def contains(self, digest: str) -> int:
         """Whether the image has this blob: SURELY, PERHAPS, as not all is known, or NOT."""
-        for image in self._some_images():
+        for image in self.images.values():
             if not image.sizes:
                 return PERHAPS
             if digest in image.sizes:
@@ -2079,7 +2071,7 @@ class Pull:
         if child:
             return PERHAPS if self._is_anothers(child) else SURELY
         return PERHAPS if all(
-            image.is_attestation and self.index for image in self._some_images()) else NOT
+            image.is_attestation and self.index for image in self.images.values()) else NOT
 
     def _is_anothers(self, child: Manifest) -> bool:
         """Whether it asked for an image in the index, and at the same time another for this one."""
@@ -2159,7 +2151,7 @@ class Pull:
         time for layers.
         """
         if not self.may_be_whole(request.digest) or len(self.requests) > MAX_PARTED or not any(
-                image.config == request.digest for image in self._some_images()):
+                image.config == request.digest for image in self.images.values()):
             return []
         names, first = {request.digest}, len(self.requests)
         for number in range(first - 1, max(0, first - MAX_AT_ONCE), -1):
@@ -2199,9 +2191,8 @@ class Pull:
         Of an index of which only attestations are known, and not yet what they attest, nothing is.
         """
         if self._chosen is None:
-            known = list(self._some_images())
-            images = [image for image in known if not image.is_attestation]
-            attestations = [image for image in known if image.is_attestation]
+            images = [image for image in self.images.values() if not image.is_attestation]
+            attestations = [image for image in self.images.values() if image.is_attestation]
             if not images and len(attestations) >= len(self.children):
                 images, attestations = attestations, []
             chosen = self._taken_of(images) if len(images) > 1 else images
@@ -2319,7 +2310,7 @@ class Pull:
     def _takes_ranges(self) -> bool:
         """Whether the client asks for everything by Range, so for its image's config as well."""
         return any(image.config in self.asked and self.asked[image.config].answers
-                   for image in self._some_images())
+                   for image in self.images.values())
 
     def _brought(self, digest: str, requests: BlobRequests) -> Optional[int]:
         """Bytes of a blob that earlier pulls brought; None where nobody can know.
@@ -2338,7 +2329,7 @@ class Pull:
             later, pull, requests = pull, earlier, earlier.asked[digest]
             came = requests.whole + requests.parts
             if any(image.config in pull.asked and image.config in later.asked
-                   for image in self._some_images()):  # who asks for it again has kept nothing
+                   for image in self.images.values()):  # who asks for it again has kept nothing
                 return brought if later._takes_ranges or came >= (requests.size or 0) else None
             if requests.unknown or requests.open:
                 return None
