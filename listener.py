@@ -1975,7 +1975,8 @@ class Pull:
         self.proxied = self.redirected = False
         self.open = 0  # requests of which no end is known
         self._chosen: Optional[List[Manifest]] = None
-        self._final: Optional[Dict[str, Blob]] = None
+        # What `asked_blobs` says once it is over, whatever happens to the pulls it is compared with.
+        self.final: Optional[Dict[str, Blob]] = None
 
     # -- what it is made of
 
@@ -2010,7 +2011,7 @@ class Pull:
         return moves
 
     def _note(self, request: Request) -> None:
-        self._final = None
+        self.final = None
         self.last_seen = max(self.last_seen, request.last_seen)
         self.last_asked = max(self.last_asked, request.first_seen)
         self.proxied = self.proxied or request.proxied
@@ -2269,15 +2270,11 @@ class Pull:
 
         NOW as for `is_open`.
         """
-        if self._final is not None:
-            return self._final
+        if self.final is not None:
+            return self.final
         blobs = self.sizes or self.asked
         return {digest: self._state(digest, requests, now)
                 for digest, requests in self.asked.items() if digest in blobs}
-
-    def finish(self, blobs: Dict[str, Blob]) -> None:
-        """Stay at BLOBS, whatever happens to the pulls that it is compared with."""
-        self._final = blobs
 
     def _state(self, digest: str, requests: BlobRequests, now: Optional[float]) -> Blob:
         """How far a blob has come; NOW is when it is judged what is still open."""
@@ -3124,7 +3121,7 @@ class Tracker:
             # It may yet turn out to be a new pull, of which the event is on its way.
             return self._review_at(told, self.now + RESUME_SECONDS)
         if judged != "running":
-            pull.finish(blobs)
+            pull.final = blobs
         if judged != told.verdict:
             if told.verdict != "running":
                 yield Change("resumed", pull, "running")
@@ -3166,7 +3163,7 @@ class Tracker:
         now = math.inf if runs else self.now
         blobs = pull.asked_blobs(now)
         change = Change("forgotten", pull, verdict(pull, now, blobs) if runs else told.verdict)
-        pull.finish(blobs)
+        pull.final = blobs
         conversation.forget(pull)
         for request in pull.requests:
             del self._requests[request.id]
