@@ -3203,11 +3203,8 @@ def replay(tracker: Tracker, events: Iterable[Fact],
            lines: Iterable[Fact]) -> Iterator[List[Change]]:
     """Live through two records of the same time once more, in the order of their time."""
     for moment, fact in merged([events, lines]):
-        if moment > tracker.now:
-            changes = tracker.tick(moment)
-            if changes:
-                yield changes
-        changes = tracker.feed(fact)
+        changes = tracker.tick(moment) if moment > tracker.now else []
+        changes += tracker.feed(fact)
         if changes:
             yield changes
 
