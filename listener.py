@@ -2888,7 +2888,7 @@ class Tracker:
     def __init__(self) -> None:
         self.now = 0.0
         self._next_review = self._next_forgetting = 0.0
-        self._registries: Dict[str, Registry] = {}
+        self._registries: Dict[str, Registry] = collections.defaultdict(Registry)
         # By instance: each name under which it answers later is told of it.
         self._starts: Dict[str, Fact] = {}
         # By registry and repository, and by digest; and all in the order in which they came.
@@ -2921,10 +2921,14 @@ class Tracker:
         if fact.kind == "start":
             self._start(fact)
             return []
-        registry = self._registries.get(fact.registry) or self._add_registry(fact.registry)
+        registry = self._registries[fact.registry]
+        keep_latest(self._registries, self.MAX_REGISTRIES)
         registry.hear(fact)
-        if fact.instance in self._starts:
-            self._restart(registry, self._starts[fact.instance])
+        if fact.instance in self._starts:  # that of this registry, and of no other
+            registry.restart(self._starts[fact.instance], self.now)
+            for other in self._registries.values():
+                if not other.is_also(registry):
+                    other.undo(fact.instance)
         manifest = None if fact.kind == "blob" else self._learn(fact)
         request = self._requests.get(fact.request)
         if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
@@ -2951,18 +2955,6 @@ class Tracker:
         if registries and all(other.is_also(registries[0]) for other in registries[1:]):
             for registry in registries:
                 registry.restart(fact, self.now)
-
-    def _add_registry(self, name: str) -> Registry:
-        registry = self._registries[name] = Registry()
-        keep_latest(self._registries, self.MAX_REGISTRIES)
-        return registry
-
-    def _restart(self, registry: Registry, start: Fact) -> None:
-        """The process of which START tells is this REGISTRY's, and no other's."""
-        registry.restart(start, self.now)
-        for other in self._registries.values():
-            if not other.is_also(registry):
-                other.undo(start.instance)
 
     def _repository_name(self, fact: Fact) -> str:
         """The name that FACT, of a log line, ends with, if an event has told of such a repository.
