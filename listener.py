@@ -1975,7 +1975,7 @@ class Pull:
         self.proxied = self.redirected = False
         self.open = 0  # requests of which no end is known
         self._chosen: Optional[List[Manifest]] = None
-        # What `asked_blobs` says once it is over, whatever happens to the pulls it is compared with.
+        # Once it is over, no matter what happens to the pulls that it is compared with.
         self.final: Optional[Dict[str, Blob]] = None
 
     # -- what it is made of
@@ -2584,9 +2584,10 @@ class Conversation:
 
     def __init__(self, key: Tuple[str, str, str], registry: Registry,
                  manifests: Dict[Tuple[str, str], Dict[str, Manifest]],
-                 engines: Dict[Tuple[str, str], Dict[Request, None]]) -> None:
+                 engines: Dict[Tuple[str, str], Dict[Request, None]],
+                 late: Dict[Conversation, None]) -> None:
         self.key, self.registry = key, registry
-        self._manifests, self._engines = manifests, engines  # as in the Tracker
+        self._manifests, self._engines, self._late = manifests, engines, late  # the Tracker's
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
@@ -2595,7 +2596,7 @@ class Conversation:
         self._unsettled: Optional[Place] = None  # the first whose request is in no pull yet
         # Pulls whose requests were all taken away, by the id of the one that began them: another
         # pull that it begins is the same one.
-        self._begun: Dict[str, Pull] = {}
+        self.begun: Dict[str, Pull] = {}
         self._parted: Dict[Pull, None] = {}  # those that lost requests since the last `settle`
         self._number = itertools.count()
 
@@ -2633,17 +2634,11 @@ class Conversation:
         del self.requests[bisect.bisect_left(self.requests, request.place)]
 
     def _unsettle(self, place: Place) -> None:
+        self._late[self] = None
         self._unsettled = place if self._unsettled is None else min(self._unsettled, place)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has no requests, and nobody has to be told of pulls that are none any more."""
-        return not self.requests and not self._begun
 
     def settle(self) -> Tuple[Iterable[Pull], int]:
         """Have every request find its pull; the pulls that this may have changed, and its steps."""
-        if self._unsettled is None:
-            return (), 0
         first, self._unsettled = self._unsettled, None
         later = [request for _, _, request in
                  self.requests[bisect.bisect_left(self.requests, first):]]
@@ -2655,16 +2650,16 @@ class Conversation:
             request.pull = None
         touched.update({self._join(request): None for request in later})
         touched.update(self._parted)
-        touched.update(dict.fromkeys(self._begun.values()))  # which are no pulls any more
+        touched.update(dict.fromkeys(self.begun.values()))  # which are no pulls any more
         self._parted.clear()
-        self._begun.clear()
+        self.begun.clear()
         return touched, steps
 
     def _clear(self, pull: Pull, before: Place) -> None:
         """Leave PULL only the requests that stand BEFORE a place."""
         kept = [request for request in pull.requests if request.place < before]
         if not kept:
-            self._begun[pull.requests[0].id] = pull
+            self.begun[pull.requests[0].id] = pull
             self._take_out(pull)
         self._forget_asked(pull)
         for request in pull.requests:
@@ -2732,8 +2727,8 @@ class Conversation:
     def _begin(self, user: Optional[str], *requests: Request) -> Pull:
         """The pull of USER that begins with these REQUESTS; they are not added to it."""
         first = requests[0]
-        begun = next((request.id for request in requests if request.id in self._begun), None)
-        pull = Pull(self, first) if begun is None else self._begun.pop(begun)
+        begun = next((request.id for request in requests if request.id in self.begun), None)
+        pull = Pull(self, first) if begun is None else self.begun.pop(begun)
         pull.client, pull.user, pull.agent = first.client, user, first.agent
         self._put_in(pull)
         return pull
@@ -2897,7 +2892,7 @@ class Tracker:
         # The latest requests for blobs by the engines of each client and name.
         self._engines: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
-        self._late: Dict[Conversation, None] = {}  # those to settle
+        self._late: Dict[Conversation, None] = {}  # those to settle, as they say themselves
         self._requests: Dict[str, Request] = {}
         self._told: Dict[Pull, Told] = {}
         self._reviews: List[Tuple[float, int, Told]] = []  # a heap
@@ -3001,12 +2996,14 @@ class Tracker:
         conversation = self._conversations.get(key)
         if conversation is None:
             conversation = self._conversations[key] = Conversation(
-                key, self._registries[fact.registry], self._manifests, self._engines)
+                key, self._registries[fact.registry], self._manifests, self._engines, self._late)
         if not request.manifest:
             engine = self._engines[request.client, key[1]]
             engine[request] = None
             keep_latest(engine, self.MAX_OF_ENGINE)
-        self._mark_active(conversation, conversation.add(request))
+        pull = conversation.add(request)
+        if pull:
+            self._mark_active(pull)
 
     def _go_on(self, fact: Fact, request: Request) -> None:
         """A request is known already: what more does FACT tell of it?"""
@@ -3016,21 +3013,15 @@ class Tracker:
         if fact.event and conversation_key(fact) != conversation.key:
             conversation.remove(request)
             self._discard(request)
-            self._late[conversation] = None
-            request.pull = None
             request.client, request.agent = fact.client, fact.agent
             self._converse(fact, request)
         elif pull and not moves:
-            self._mark_active(conversation, pull)
+            self._mark_active(pull)
         else:
             conversation.move(request)
-            self._late[conversation] = None
 
-    def _mark_active(self, conversation: Conversation, pull: Optional[Pull]) -> None:
-        """Something came for PULL, which may have begun; None: CONVERSATION is settled first."""
-        if pull is None:
-            self._late[conversation] = None
-            return
+    def _mark_active(self, pull: Pull) -> None:
+        """Something came for PULL, which may have begun."""
         told = self._told.get(pull)
         if told is None:
             told = self._told[pull] = Told(pull)
@@ -3087,18 +3078,13 @@ class Tracker:
             self._steps -= steps
             for pull in touched:
                 if pull.requests:
-                    self._mark_active(conversation, pull)
-                else:
-                    self._withdraw(pull)
+                    self._mark_active(pull)
+                elif pull in self._told:  # its requests are all another's
+                    told = self._told.pop(pull)
+                    told.pull = None
+                    if told.started:
+                        self._news.append(Change("withdrawn", pull, told.verdict))
             self._drop_conversation(conversation)
-
-    def _withdraw(self, pull: Pull) -> None:
-        """PULL is none: its requests are all another's."""
-        told = self._told.pop(pull, None)
-        if told:
-            told.pull = None
-            if told.started:
-                self._news.append(Change("withdrawn", pull, told.verdict))
 
     def _news_of(self, pull: Pull, told: Told) -> Iterator[Change]:
         """What has changed in what can be said of a pull since something was said last."""
@@ -3165,8 +3151,8 @@ class Tracker:
         return change
 
     def _drop_conversation(self, conversation: Conversation) -> None:
-        """Forget a conversation of which no request is known any more."""
-        if conversation.is_over:
+        """Forget a conversation without requests, if it has no more pulls to withdraw."""
+        if not conversation.requests and not conversation.begun:
             del self._conversations[conversation.key]
             self._late.pop(conversation, None)
 
