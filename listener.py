@@ -2603,16 +2603,13 @@ class Conversation:
     def add(self, request: Request) -> Optional[Pull]:
         """Take in a request; the pull that it belongs to, or None until things are settled."""
         request.conversation = self
-        place = request.place = request.order, next(self._number)
-        if not self.requests or place > self.requests[-1]:
-            self.requests.append((*place, request))
-            if self._unsettled is None:
-                pull = self._join(request)
-                if not self._parted:
-                    return pull
-        else:
-            bisect.insort(self.requests, (*place, request))
-        self._unsettle(place)
+        request.place = request.order, next(self._number)
+        bisect.insort(self.requests, (*request.place, request))
+        if self._unsettled is None and self.requests[-1][-1] is request:
+            pull = self._join(request)
+            if not self._parted:
+                return pull
+        self._unsettle(request.place)
         return None
 
     def move(self, request: Request) -> None:
@@ -2667,10 +2664,6 @@ class Conversation:
         pull.reset()
         for request in kept:
             pull.add(request)
-
-    def _put_in(self, pull: Pull) -> None:
-        self.pulls[pull] = None
-        self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
 
     def _take_out(self, pull: Pull) -> None:
         del self.pulls[pull]
@@ -2730,7 +2723,8 @@ class Conversation:
         begun = next((request.id for request in requests if request.id in self.begun), None)
         pull = Pull(self, first) if begun is None else self.begun.pop(begun)
         pull.client, pull.user, pull.agent = first.client, user, first.agent
-        self._put_in(pull)
+        self.pulls[pull] = None
+        self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
         return pull
 
     def _part(self, pull: Pull, requests: List[Request]) -> Pull:
@@ -2784,12 +2778,10 @@ class Conversation:
         if request.tag:
             return next((pull for pull in self._latest(request) if pull.began_with(request)), None)
         # A HEAD, and at once its GET from another address of the client.
-        for pull in self._latest_of_others(request):
-            if (request.method == "GET" and pull.user == request.user and pull.manifest_requests
-                    and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS
-                    and pull.continues_with(request)):
-                return pull
-        return None
+        return next((pull for pull in self._latest_of_others(request) if (
+            request.method == "GET" and pull.user == request.user and pull.manifest_requests
+            and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS
+            and pull.continues_with(request))), None)
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         if request.user_known or len(self._clients.get(request.client, ())) == 1:
