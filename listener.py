@@ -2496,8 +2496,7 @@ class Restart(NamedTuple):
 
     time: float  # seconds since 1970
     instance: str
-    last_heard: float  # when the registry was last heard of before
-    last_stamp: str  # the same, RFC 3339
+    last_heard: Tuple[float, str]  # when the registry was last heard of before
 
 
 class Registry:
@@ -2509,7 +2508,7 @@ class Registry:
     MAX_RESTARTS = 100
 
     def __init__(self) -> None:
-        self.last_heard, self.last_stamp = 0.0, ""
+        self.last_heard = 0.0, ""  # seconds since 1970, and the same, RFC 3339
         self.last_restart = self.restart_seen = 0.0
         self._instances: Dict[str, Tuple[float, float]] = {}  # first and last time of each
         self._restarts: List[Restart] = []
@@ -2524,8 +2523,7 @@ class Registry:
             if self._restarts and first < self.last_restart < last - 1 and (
                     fact.instance != self._restarts[-1].instance):
                 self.undo(self._restarts[-1].instance)  # it is another replica that began
-        if fact.time > self.last_heard:
-            self.last_heard, self.last_stamp = fact.time, fact.stamp
+        self.last_heard = max(self.last_heard, (fact.time, fact.stamp))
 
     def restart(self, fact: Fact, now: float) -> None:
         """Take in that the process was started anew, unless others go on behind the same name."""
@@ -2533,8 +2531,8 @@ class Registry:
         if any(restart.instance == fact.instance for restart in self._restarts) or any(
                 last > fact.time + 1 for _, last in lives):
             return
-        self._restarts.append(Restart(fact.time, fact.instance, min(self.last_heard, fact.time),
-                                      self.last_stamp))
+        self._restarts.append(Restart(fact.time, fact.instance,
+                                      min(self.last_heard, (fact.time, fact.stamp))))
         self._restarts.sort()
         del self._restarts[:-self.MAX_RESTARTS]
         self.last_restart, self.restart_seen = self._restarts[-1].time, now
@@ -2546,13 +2544,12 @@ class Registry:
 
     def restarted(self, start: float, end: float) -> bool:
         """Whether it was started anew between two times."""
-        return self.last_restart > start and any(
-            start < restart.time < end for restart in self._restarts)
+        return any(start < restart.time < end for restart in self._restarts)
 
     def last_sign(self, after: float) -> Tuple[float, str]:
-        """When it was last heard of before the first restart AFTER a time, and that as a stamp."""
-        return next(((restart.last_heard, restart.last_stamp) for restart in self._restarts
-                     if restart.time > after), (0.0, ""))
+        """When it was last heard of before the first restart AFTER a time."""
+        return next((restart.last_heard for restart in self._restarts if restart.time > after),
+                    (0.0, ""))
 
     def is_also(self, other: Registry) -> bool:
         """Whether both are names of one registry: an instance has answered under both."""
