@@ -1779,7 +1779,7 @@ class Request:
                  "status", "written", "client_left", "in_parts", "is_coarse", "event_at",
                  "line_ended", "held")
 
-    def __init__(self, fact: Fact, manifest: Optional[Manifest] = None) -> None:
+    def __init__(self, fact: Fact, manifest: Optional[Manifest], now: float) -> None:
         self.id, self.client, self.digest = fact.request, fact.client, fact.digest
         self.tag, self.method, self.manifest = fact.tag, fact.method, manifest
         self.instance = fact.instance  # of a manifest's: the process that answered
@@ -1791,7 +1791,7 @@ class Request:
         self.user_known = False
         self.stamp = fact.stamp
         self.size: Optional[int] = None
-        self.first_seen = self.last_seen = 0.0  # on the Tracker's clock
+        self.first_seen = self.last_seen = now  # on the Tracker's clock
         self.began: Optional[float] = None
         self.starts_seen = False  # a line told of it when it began: there is token auth
         self.ended: Optional[float] = None
@@ -1806,6 +1806,7 @@ class Request:
         self.held = 1700 + (manifest.held if manifest else 0) + text_held("".join((
             fact.request, fact.client, fact.digest, fact.tag or "", fact.user or "", fact.stamp,
             fact.registry, fact.agent, fact.repository)))
+        self.learn(fact)
 
     def learn(self, fact: Fact) -> bool:
         """Take in FACT; whether it changes where this request may belong."""
@@ -1968,8 +1969,7 @@ class Pull:
         self.asked_digest: Optional[str] = None  # that of the first manifest, asked for or inferred
         self.started = 0.0
         self.ended_time, self.ended_stamp = 0.0, ""
-        self.first_seen = self.last_seen = 0.0  # signs of life, on the Tracker's clock
-        self.last_asked = 0.0
+        self.last_seen = self.last_asked = 0.0  # signs of life, on the Tracker's clock
         self.starts_seen = False  # the log tells when requests begin: there is token auth
         self.is_download = False  # not just a question
         self.proxied = self.redirected = False
@@ -1983,7 +1983,7 @@ class Pull:
     def add(self, request: Request) -> None:
         request.pull = self
         if not self.requests:
-            self.started, self.first_seen = request.time, request.first_seen
+            self.started = request.time
         self.requests.append(request)
         self._chosen = None
         if request.manifest:
@@ -2021,8 +2021,7 @@ class Pull:
             at, stamp = request.time, request.stamp
         if at >= self.ended_time:
             self.ended_time, self.ended_stamp = at, stamp
-        if request.status is not None and 300 <= request.status < 400:
-            self.redirected = True
+        self.redirected = self.redirected or 300 <= (request.status or 0) < 400
 
     def _add_manifest(self, request: Request, manifest: Manifest) -> None:
         if not self.manifest_requests:
@@ -2776,9 +2775,8 @@ class Conversation:
             return next((pull for pull in self._latest(request) if pull.began_with(request)), None)
         # A HEAD, and at once its GET from another address of the client.
         return next((pull for pull in self._latest_of_others(request) if (
-            request.method == "GET" and pull.user == request.user and pull.manifest_requests
-            and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS
-            and pull.continues_with(request))), None)
+            request.method == "GET" and pull.user == request.user and pull.continues_with(request)
+            and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS)), None)
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         if request.user_known or len(self._clients.get(request.client, ())) == 1:
@@ -2920,10 +2918,7 @@ class Tracker:
         if request is None:
             if "/v2/" in fact.repository and not fact.event:
                 fact = fact._replace(repository=self._repository_name(fact))
-            request = Request(fact, manifest)
-            request.first_seen = request.last_seen = self.now
-            request.learn(fact)
-            self._requests[request.id] = request
+            request = self._requests[fact.request] = Request(fact, manifest, self.now)
             self._held += request.held
             self._converse(fact, request)
         elif fact.kind == "blob" and not request.manifest:
@@ -3080,7 +3075,7 @@ class Tracker:
         blobs = pull.asked_blobs(self.now)
         judged = verdict(pull, self.now, blobs)
         if not told.started and pull.is_download and (
-                judged != "running" or self.now - pull.first_seen >= 2):
+                judged != "running" or self.now - pull.requests[0].first_seen >= 2):
             told.started = True
             yield Change("started", pull, "running")
         if judged == "running" and told.verdict != "running" and (
@@ -3098,7 +3093,7 @@ class Tracker:
         if judged == "running":
             moments = [pull.last_seen + pause for pause in (COMPLETE_SECONDS, QUIET_SECONDS)]
             if not told.started:
-                moments.append(pull.first_seen + 2)
+                moments.append(pull.requests[0].first_seen + 2)
             at = min([at for at in moments if at > self.now], default=self.now + 5)
             self._review_at(told, min(max(at, self.now + len(pull.asked) / 200),
                                       self.now + 5 if pull.open else math.inf))
