@@ -2522,7 +2522,8 @@ class Registry:
             if self._restarts and first < self.last_restart < last - 1 and (
                     fact.instance != self._restarts[-1].instance):
                 self.undo(self._restarts[-1].instance)  # it is another replica that began
-        self.last_heard = max(self.last_heard, (fact.time, fact.stamp))
+        if fact.time > self.last_heard[0]:
+            self.last_heard = fact.time, fact.stamp
 
     def restart(self, fact: Fact, now: float) -> None:
         """Take in that the process was started anew, unless others go on behind the same name."""
