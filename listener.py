@@ -2593,8 +2593,8 @@ class Conversation:
         self._unsettled: Optional[Place] = None  # the first whose request is in no pull yet
         # Pulls whose requests were all taken away, by the id of the one that began them: another
         # pull that it begins is the same one.
-        self.begun: Dict[str, Pull] = {}
-        self._parted: Dict[Pull, None] = {}  # those that lost requests since the last `settle`
+        self._begun: Dict[str, Pull] = {}
+        self._touched: Dict[Pull, None] = {}  # those that `settle` is to tell of
         self._number = itertools.count()
 
     def add(self, request: Request) -> Optional[Pull]:
@@ -2604,7 +2604,7 @@ class Conversation:
         bisect.insort(self.requests, (*request.place, request))
         if self._unsettled is None and self.requests[-1][-1] is request:
             pull = self._join(request)
-            if not self._parted:
+            if not self._touched:
                 return pull
         self._unsettle(request.place)
         return None
@@ -2636,24 +2636,22 @@ class Conversation:
         first, self._unsettled = self._unsettled, None
         later = [request for _, _, request in
                  self.requests[bisect.bisect_left(self.requests, first):]]
-        touched = {request.pull: None for request in later if request.pull}
-        steps = len(later) + sum(len(pull.requests) for pull in touched)
-        for pull in touched:
+        steps = len(later)
+        for pull in {request.pull: None for request in later if request.pull}:
+            steps += len(pull.requests)
             self._clear(pull, before=first)
         for request in later:
-            request.pull = None
-        touched.update({self._join(request): None for request in later})
-        touched.update(self._parted)
-        touched.update(dict.fromkeys(self.begun.values()))  # which are no pulls any more
-        self._parted.clear()
-        self.begun.clear()
+            self._touched[self._join(request)] = None
+        touched, self._touched = self._touched, {}
+        self._begun.clear()
         return touched, steps
 
     def _clear(self, pull: Pull, before: Place) -> None:
         """Leave PULL only the requests that stand BEFORE a place."""
+        self._touched[pull] = None
         kept = [request for request in pull.requests if request.place < before]
         if not kept:
-            self.begun[pull.requests[0].id] = pull
+            self._begun[pull.requests[0].id] = pull
             self._take_out(pull)
         self._forget_asked(pull)
         for request in pull.requests:
@@ -2717,8 +2715,8 @@ class Conversation:
     def _begin(self, user: Optional[str], *requests: Request) -> Pull:
         """The pull of USER that begins with these REQUESTS; they are not added to it."""
         first = requests[0]
-        begun = next((request.id for request in requests if request.id in self.begun), None)
-        pull = Pull(self, first) if begun is None else self.begun.pop(begun)
+        begun = next((request.id for request in requests if request.id in self._begun), None)
+        pull = Pull(self, first) if begun is None else self._begun.pop(begun)
         pull.client, pull.user, pull.agent = first.client, user, first.agent
         self.pulls[pull] = None
         self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
@@ -2733,7 +2731,6 @@ class Conversation:
             self._clear(pull, before=first.place)
             for one in moved:
                 another.add(one)
-            self._parted[pull] = None
         pull.asked[request.digest].is_followed = True
         return another
 
@@ -3136,10 +3133,9 @@ class Tracker:
         return change
 
     def _drop_conversation(self, conversation: Conversation) -> None:
-        """Forget a conversation without requests, if it has no more pulls to withdraw."""
-        if not conversation.requests and not conversation.begun:
+        """Forget a conversation of which no request is known any more."""
+        if not conversation.requests and conversation not in self._late:
             del self._conversations[conversation.key]
-            self._late.pop(conversation, None)
 
 
 def with_moments(record: Iterable[Fact]) -> Iterator[Tuple[float, Fact]]:
