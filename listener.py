@@ -1726,6 +1726,7 @@ COPIERS = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: an SBOM, or how it was built
+Place = Tuple[float, int]  # among the requests of a conversation: by `order`, then as they came
 
 
 def text_held(text: str) -> int:
@@ -1735,9 +1736,6 @@ def text_held(text: str) -> int:
 
 class Manifest:
     """What the registry has told of a manifest: the children of an index, or an image's blobs."""
-
-    __slots__ = ("digest", "is_index", "children", "config", "config_type", "layers",
-                 "is_attestation", "order", "repeated", "sizes", "held")
 
     def __init__(self, fact: Fact) -> None:
         references = fact.references
@@ -1765,9 +1763,6 @@ class Manifest:
         # Roughly the bytes of memory that it takes.
         names = [*self.sizes, *self.children]
         self.held = 500 + 300 * len(names) + text_held("".join(names))
-
-
-Place = Tuple[float, int]  # among the requests of a conversation: by `order`, then as they came
 
 
 class Request:
@@ -2430,12 +2425,9 @@ class Pull:
                 if pull.started <= self.ended_time
                 and (not any(map(pull.may_be_whole, layers)) or pull.was_cut())
                 and (pull.ended_time > self.started or not any(
-                    image.digest in pull.images and pull.has_end(image)
-                    and not image.order.keys().isdisjoint(layers) for image in self.chosen))]
-
-    def has_end(self, image: Manifest) -> bool:
-        """Whether all blobs that were asked for were sent, and the last of the image's list."""
-        return self.asks_end(image) and not any(map(self.is_missing, self.asked))
+                    image.digest in pull.images and pull.asks_end(image)
+                    and not image.order.keys().isdisjoint(layers)
+                    and not any(map(pull.is_missing, pull.asked)) for image in self.chosen))]
 
     def asks_end(self, image: Manifest) -> bool:
         """Whether the last of the image's layers was asked for."""
@@ -2844,8 +2836,6 @@ class Change(NamedTuple):
 
 class Told:
     """What was told of a pull, and when there may be more to tell."""
-
-    __slots__ = ("pull", "started", "verdict", "review_at")
 
     def __init__(self, pull: Pull) -> None:
         self.pull: Optional[Pull] = pull  # None when it is forgotten
