@@ -1984,11 +1984,9 @@ class Pull:
         if request.manifest:
             self._add_manifest(request, request.manifest)
         else:
-            if self.children or not self.manifest_requests:
-                self._infer_manifest(request.digest)
+            image = self._image_with(request.digest) or self._infer_image(request.digest)
             requests = self.asked.get(request.digest)
             if requests is None:
-                image = self._image_with(request.digest)
                 requests = self.asked[request.digest] = BlobRequests(
                     image.sizes[request.digest] if image else None)
                 self.conversation.askers.setdefault(request.digest, {})[self] = None
@@ -2030,10 +2028,8 @@ class Pull:
         elif len(self.images) < MAX_CHILDREN:
             self.images[manifest.digest] = manifest
 
-    def _infer_manifest(self, digest: str) -> None:
+    def _infer_image(self, digest: str) -> Optional[Manifest]:
         """Of the manifests that the registry has told of before, the one that has this blob."""
-        if self._image_with(digest) or len(self.images) >= MAX_CHILDREN:
-            return
         earlier = next((pull for pull in self.conversation.latest_askers(digest)
                         if pull.client == self.client and pull._image_with(digest)), None)
         image = earlier._image_with(digest) if earlier else None
@@ -2041,8 +2037,9 @@ class Pull:
             self.asked_digest = self.asked_digest or earlier.asked_digest
         elif not image or image.digest not in self.children:
             image = self._child_with(digest)
-        if image:
+        if image and len(self.images) < MAX_CHILDREN:
             self.images[image.digest] = image
+        return image
 
     def _image_with(self, digest: str) -> Optional[Manifest]:
         return next((image for image in self.images.values() if digest in image.sizes), None)
@@ -2218,11 +2215,12 @@ class Pull:
     @property
     def sizes(self) -> Dict[str, int]:
         """Bytes by digest of config and layers; empty unless all manifests told of them."""
-        if len(self.chosen) == 1:
-            return self.chosen[0].sizes
-        if not all(image.sizes for image in self.chosen):
+        chosen = self.chosen
+        if len(chosen) == 1:
+            return chosen[0].sizes
+        if not all(image.sizes for image in chosen):
             return {}
-        return {digest: size for image in self.chosen for digest, size in image.sizes.items()}
+        return {digest: size for image in chosen for digest, size in image.sizes.items()}
 
     @property
     def stamp(self) -> str:
@@ -2279,11 +2277,9 @@ class Pull:
                 return Blob("whole", min(sent, size), size)
             if not requests.open:
                 return Blob("unknown", None, size)
-        lost = False
-        for request in requests.open.values():
-            if self.is_open(request, now):
-                return Blob("open", None, size)
-            lost = True
+        lost = bool(requests.open)  # their ends, unless one is still being answered
+        if lost and any(self.is_open(request, now) for request in requests.open.values()):
+            return Blob("open", None, size)
         if requests.refused is not None and not lost:
             return Blob("refused", min(sent, size or sent), size, requests.refused)
         # A Range request that follows a lost one may have brought all that was missing.
@@ -2536,7 +2532,8 @@ class Registry:
 
     def restarted(self, start: float, end: float) -> bool:
         """Whether it was started anew between two times."""
-        return any(start < restart.time < end for restart in self._restarts)
+        return self.last_restart > start and any(
+            start < restart.time < end for restart in self._restarts)
 
     def last_sign(self, after: float) -> Tuple[float, str]:
         """When it was last heard of before the first restart AFTER a time."""
@@ -2565,11 +2562,7 @@ def conversation_key(fact: Fact) -> Tuple[str, str, str]:
 
 
 class Conversation:
-    """All requests for one repository of one registry by engines of one name, in order of time.
-
-    Each finds its pull when those before it have found theirs. What comes late is put into the
-    order, and `settle` has those after it find their pulls anew.
-    """
+    """All requests for one repository of one registry by engines of one name, in order of time."""
 
     def __init__(self, key: Tuple[str, str, str], registry: Registry,
                  manifests: Dict[Tuple[str, str], Dict[str, Manifest]],
@@ -2892,7 +2885,6 @@ class Tracker:
             self._start(fact)
             return []
         registry = self._registries[fact.registry]
-        keep_latest(self._registries, self.MAX_REGISTRIES)
         registry.hear(fact)
         if fact.instance in self._starts:  # that of this registry, and of no other
             registry.restart(self._starts[fact.instance], self.now)
@@ -3021,6 +3013,7 @@ class Tracker:
     def review(self, now: float) -> List[Change]:
         """As `tick`, also if less than a second has passed since the last."""
         self.now, self._next_review = now, now + 1
+        keep_latest(self._registries, self.MAX_REGISTRIES)
         self._steps = min(self._steps + self.STEPS, self.MAX_STEPS)
         self._settle(0)
         changes, self._news = self._news, []
@@ -3070,15 +3063,14 @@ class Tracker:
                 self.now - pull.last_asked < RESUME_SECONDS):
             # It may yet turn out to be a new pull, of which the event is on its way.
             return self._review_at(told, self.now + RESUME_SECONDS)
+        before, told.verdict = told.verdict, judged
+        if before not in ("running", judged):
+            yield Change("resumed", pull, "running")
         if judged != "running":
             pull.final = blobs
-        if judged != told.verdict:
-            if told.verdict != "running":
-                yield Change("resumed", pull, "running")
-            told.verdict = judged
-            if judged != "running":
+            if judged != before:
                 yield Change("ended", pull, judged)
-        if judged == "running":
+        else:
             moments = [pull.last_seen + pause for pause in (COMPLETE_SECONDS, QUIET_SECONDS)]
             if not told.started:
                 moments.append(pull.requests[0].first_seen + 2)
@@ -3090,21 +3082,19 @@ class Tracker:
         return (len(self._told) > self.MAX_PULLS * share
                 or self._held > self.MAX_HELD * share)
 
-    def _forget_some(self) -> List[Change]:
+    def _forget_some(self) -> Iterator[Change]:
         """Forget what has been over for long, and the oldest if there is too much."""
         # A pull without requests is withdrawn when its conversation is settled.
         old = [pull for pull, told in self._told.items() if told.verdict != "running"
                and pull.requests
                and self.now - pull.last_seen > (
                    self.FORGET_COMPLETE if told.verdict == "complete" else self.FORGET_REST)]
-        changes = [self._forget(pull) for pull in old]
+        yield from map(self._forget, old)
         if self._too_much(1):
             for pull in sorted(filter(operator.attrgetter("requests"), self._told),
                                key=operator.attrgetter("last_seen")):
-                if not self._too_much(.9):
-                    break
-                changes.append(self._forget(pull))
-        return changes
+                if self._too_much(.9):
+                    yield self._forget(pull)
 
     def _forget(self, pull: Pull) -> Change:
         told, conversation = self._told.pop(pull), pull.conversation
