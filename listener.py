@@ -1729,11 +1729,6 @@ ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: an SBOM, or how
 Place = Tuple[float, int]  # among the requests of a conversation: by `order`, then as they came
 
 
-def text_held(text: str) -> int:
-    """Roughly the bytes of memory that a text takes beyond the object that has it."""
-    return len(text) if text.isascii() else 4 * len(text)
-
-
 class Manifest:
     """What the registry has told of a manifest: the children of an index, or an image's blobs."""
 
@@ -1762,7 +1757,7 @@ class Manifest:
 
         # Roughly the bytes of memory that it takes.
         names = [*self.sizes, *self.children]
-        self.held = 500 + 300 * len(names) + text_held("".join(names))
+        self.held = 450 + 300 * len(names) + sys.getsizeof("".join(names))
 
 
 class Request:
@@ -1798,7 +1793,7 @@ class Request:
         self.event_at: Optional[float] = None
         self.line_ended: Optional[float] = None
         # Roughly the bytes of memory that it takes, with its share of its pull.
-        self.held = 1700 + (manifest.held if manifest else 0) + text_held("".join((
+        self.held = 1650 + (manifest.held if manifest else 0) + sys.getsizeof("".join((
             fact.request, fact.client, fact.digest, fact.tag or "", fact.user or "", fact.stamp,
             fact.registry, fact.agent, fact.repository)))
         self.learn(fact)
@@ -1827,6 +1822,11 @@ class Request:
             self.status, self.written = fact.status, fact.written
             self.client_left, self.in_parts = fact.client_left, fact.in_parts
         return moves or abs(self.order - self.place[0]) > 0.02
+
+    @property
+    def question(self) -> Tuple[str, str, bool]:
+        """What a pull asks for only once: by HEAD a tag and a digest, by GET either."""
+        return self.digest, self.method, self.method == "HEAD" and bool(self.tag)
 
     @property
     def time(self) -> float:
@@ -1869,10 +1869,9 @@ class BlobRequests:
                  "is_followed")
 
     def __init__(self, size: Optional[int]) -> None:
-        """SIZE, in bytes, is what the manifest says."""
         self.open: Dict[str, Request] = {}  # those of which no end is known
         self.last_ended = 0.0  # seconds since 1970, as far as ends are known
-        self.size = size
+        self.size = size  # bytes, as the manifest says, else an event
         self.whole = 0  # bytes, of the longest whole answer
         self.parts = 0  # bytes, of all answers to Range requests
         self.answers = 0  # number of these
@@ -1956,14 +1955,13 @@ class Pull:
         self.requests: List[Request] = []
         self.asked: Dict[str, BlobRequests] = {}  # the blobs that were asked for, by digest
         self.manifest_requests: List[Request] = []  # those for manifests
-        self._manifests_asked: Set[Tuple[str, str, bool]] = set()  # as in _question
+        self._manifests_asked: Set[Tuple[str, str, bool]] = set()  # the questions of these
         self.images: Dict[str, Manifest] = {}  # asked for, or inferred from the blobs; by digest
         self.children: Dict[str, None] = {}  # digests of the manifests in its indexes
         self.index: Optional[str] = None  # digest of the first of these
         self.tag: Optional[str] = None
         self.asked_digest: Optional[str] = None  # that of the first manifest, asked for or inferred
-        self.started = 0.0
-        self.ended_time, self.ended_stamp = 0.0, ""
+        self.started, self.ended_time, self.ended_stamp = 0.0, 0.0, ""
         self.last_seen = self.last_asked = 0.0  # signs of life, on the Tracker's clock
         self.starts_seen = False  # the log tells when requests begin: there is token auth
         self.is_download = False  # not just a question
@@ -2020,7 +2018,7 @@ class Pull:
         if not self.manifest_requests:
             self.started, self.asked_digest = request.time, request.digest
         self.manifest_requests.append(request)
-        self._manifests_asked.add(self._question(request))
+        self._manifests_asked.add(request.question)
         self.tag = self.tag or request.tag
         if manifest.is_index:
             self.index = self.index or manifest.digest
@@ -2118,8 +2116,7 @@ class Pull:
             return False
         if request.method == "HEAD" and request.digest == self.asked_digest and self.asked:
             return False  # a question comes before blobs
-        return self.is_active(request.time) and (
-            self._question(request) not in self._manifests_asked)
+        return self.is_active(request.time) and request.question not in self._manifests_asked
 
     def began_with(self, request: Request) -> bool:
         """Whether a request by tag, which comes first, seems later by another replica's clock."""
@@ -2158,11 +2155,6 @@ class Pull:
                 one.ended is None or one.ended > anew[0].time for one in before):
             return []
         return anew
-
-    @staticmethod
-    def _question(request: Request) -> Tuple[str, str, bool]:
-        """What a pull asks for only once: by HEAD a tag and a digest, by GET either."""
-        return request.digest, request.method, request.method == "HEAD" and bool(request.tag)
 
     def _has_child(self, request: Request) -> bool:
         """Whether a request is for a manifest in the index.
@@ -2776,9 +2768,7 @@ class Conversation:
             pull.contains(request.digest) == SURELY and pull.lacks(request)
             and pull.is_active(request.place[0])
             and (not anew or pull.started <= request.place[0]))))
-        if other or not anew:
-            return other or own
-        return self._part(own, anew)
+        return other or (self._part(own, anew) if anew else own)
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
@@ -3079,8 +3069,7 @@ class Tracker:
                                       self.now + 5 if pull.open else math.inf))
 
     def _too_much(self, share: float) -> bool:
-        return (len(self._told) > self.MAX_PULLS * share
-                or self._held > self.MAX_HELD * share)
+        return max(len(self._told) / self.MAX_PULLS, self._held / self.MAX_HELD) > share
 
     def _forget_some(self) -> Iterator[Change]:
         """Forget what has been over for long, and the oldest if there is too much."""
