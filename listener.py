@@ -1684,8 +1684,7 @@ def line_fact(line: str) -> Optional[Fact]:
 # a GET or HEAD of a manifest; the request's id joins them, and times only order requests.
 #
 # A pull begins with a request for a manifest: by tag, or by a digest that no pull of that client is
-# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. (If
-# replicas answer for the registry, the first may seem later than the second, by another clock.) All
+# about. It goes on from HEAD to GET, from an index to the manifests in it, and to their blobs. All
 # requests for one repository of one registry by engines of one name, whatever their addresses, are
 # a Conversation, in the order of time, and each finds its pull when those before it have found
 # theirs. What comes late is put into the order, and those after it find their pulls anew: so there
@@ -1991,6 +1990,8 @@ class Pull:
             requests.add(request)
             self.open += request.ended is None
         self.is_download = self.is_download or request.method == "GET"
+        self.proxied = self.proxied or request.proxied
+        self.last_asked = max(self.last_asked, request.first_seen)
         self._note(request)
 
     def learn(self, request: Request, fact: Fact) -> bool:
@@ -2004,8 +2005,6 @@ class Pull:
     def _note(self, request: Request) -> None:
         self.final = None
         self.last_seen = max(self.last_seen, request.last_seen)
-        self.last_asked = max(self.last_asked, request.first_seen)
-        self.proxied = self.proxied or request.proxied
         self.starts_seen = self.starts_seen or request.starts_seen
         at, stamp = request.ended, request.ended_stamp
         if at is None:
