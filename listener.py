@@ -2249,10 +2249,7 @@ class Pull:
     # -- how far it has come
 
     def asked_blobs(self, now: Optional[float]) -> Dict[str, Blob]:
-        """What has become of each blob of the image that was asked for, by digest.
-
-        NOW as for `is_open`.
-        """
+        """What became of each asked blob of the image, by digest; NOW as for `is_open`."""
         if self.final is not None:
             return self.final
         blobs = self.sizes or self.asked
@@ -2900,7 +2897,7 @@ class Tracker:
         self._starts[fact.instance] = fact
         keep_latest(self._starts, Registry.MAX_RESTARTS)
         registries = list(self._registries.values())
-        if registries and all(other.is_also(registries[0]) for other in registries[1:]):
+        if all(other.is_also(registries[0]) for other in registries[1:]):
             for registry in registries:
                 registry.restart(fact, self.now)
 
@@ -3073,9 +3070,8 @@ class Tracker:
     def _forget_some(self) -> Iterator[Change]:
         """Forget what has been over for long, and the oldest if there is too much."""
         # A pull without requests is withdrawn when its conversation is settled.
-        old = [pull for pull, told in self._told.items() if told.verdict != "running"
-               and pull.requests
-               and self.now - pull.last_seen > (
+        old = [pull for pull, told in self._told.items() if pull.requests
+               and told.verdict != "running" and self.now - pull.last_seen > (
                    self.FORGET_COMPLETE if told.verdict == "complete" else self.FORGET_REST)]
         yield from map(self._forget, old)
         if self._too_much(1):
