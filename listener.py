@@ -2530,7 +2530,7 @@ class Registry:
 
     def is_also(self, other: Registry) -> bool:
         """Whether both are names of one registry: an instance has answered under both."""
-        return self is other or not self._instances.keys().isdisjoint(other._instances)
+        return not self._instances.keys().isdisjoint(other._instances)
 
 
 @functools.lru_cache(1024)
