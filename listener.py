@@ -2837,7 +2837,7 @@ class Tracker:
     def __init__(self) -> None:
         self.now = 0.0
         self._next_review = self._next_forgetting = 0.0
-        self._registries: Dict[str, Registry] = collections.defaultdict(Registry)
+        self._registries: Dict[str, Registry] = {}
         # By instance: each name under which it answers later is told of it.
         self._starts: Dict[str, Fact] = {}
         # By registry and repository, and by digest; and all in the order in which they came.
@@ -2870,7 +2870,10 @@ class Tracker:
         if fact.kind == "start":
             self._start(fact)
             return []
-        registry = self._registries[fact.registry]
+        registry = self._registries.get(fact.registry)
+        if registry is None:
+            registry = self._registries[fact.registry] = Registry()
+            keep_latest(self._registries, self.MAX_REGISTRIES)
         registry.hear(fact)
         if fact.instance in self._starts:  # that of this registry, and of no other
             registry.restart(self._starts[fact.instance], self.now)
@@ -2887,6 +2890,8 @@ class Tracker:
             request = self._requests[fact.request] = Request(fact, manifest, self.now)
             self._held += request.held
             self._converse(fact, request)
+            if self._too_much(1.5):  # all within a second, so that no tick sees to it
+                self._news = self.review(self.now)
         elif fact.kind == "blob" and not request.manifest:
             self._go_on(fact, request)
         news, self._news = self._news, []
@@ -2999,7 +3004,6 @@ class Tracker:
     def review(self, now: float) -> List[Change]:
         """As `tick`, also if less than a second has passed since the last."""
         self.now, self._next_review = now, now + 1
-        keep_latest(self._registries, self.MAX_REGISTRIES)
         self._steps = min(self._steps + self.STEPS, self.MAX_STEPS)
         self._settle(0)
         changes, self._news = self._news, []
@@ -3079,6 +3083,8 @@ class Tracker:
                                key=operator.attrgetter("last_seen")):
                 if self._too_much(.9):
                     yield self._forget(pull)
+        self._reviews = [review for review in self._reviews if review[2].pull]
+        heapq.heapify(self._reviews)
 
     def _forget(self, pull: Pull) -> Change:
         told, conversation = self._told.pop(pull), pull.conversation
@@ -3936,7 +3942,7 @@ def pull_objects(events: Iterable[Fact], lines: Iterable[Fact], now: Optional[fl
                 heapq.heappush(ready, entry(change.pull, tracker.now, change.verdict))
         if len(ready) >= enough:
             first = min((pull.started for pull in tracker), default=math.inf)
-            while ready and ready[0][0] < first:
+            while ready and ready[0][0] <= first:
                 yield heapq.heappop(ready)[2]
             enough = len(ready) + 500
     now = time.time() if now is None else now

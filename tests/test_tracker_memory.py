@@ -180,6 +180,26 @@ def test_limits_take_the_oldest(monkeypatch):
     assert "my/app:old" in [pull["image"] for pull in life.over]
 
 
+def test_pulls_of_one_moment_are_bounded_as_well(monkeypatch):
+    """A log in whole seconds, or one that somebody made: no tick comes between its facts."""
+    monkeypatch.setattr(listener.Tracker, "MAX_PULLS", 50)
+    one = FOO.manifest(START, IMAGE, "GET", "1")
+    facts = [one._replace(request=f"a{number}", agent=f"a{number}/1")
+             for number in range(3000)]
+    tracker, sizes = listener.Tracker(), []
+    for number, fact in enumerate(facts):
+        tracker.feed(fact)
+        if number % 1000 == 999:
+            sizes.append(held(tracker))
+            assert len(tracker) <= 75
+    assert max(sizes) < 2 * min(sizes)
+    read = iter(facts)
+    told = listener.pull_objects(read, [])
+    first = next(told)
+    assert next(read)  # it was told before all was read
+    assert [first["verdict"], *(pull["verdict"] for pull in told)] == ["up to date"] * 2999
+
+
 def test_many_at_once_take_no_more_than_their_share():
     """Machines behind one address pull one image at once; a client reads in thousands of ranges."""
     def work(facts, in_order=True):
