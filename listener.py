@@ -865,7 +865,7 @@ class _Head(BaseHTTPRequestHandler):
             return 411, "no Content-Length"
         if len(length) > 18 or int(length) > MAX_BODY:
             return 413, f"a body of {length} bytes is over {MAX_BODY}"
-        encoding = self.headers.get("Content-Encoding", "identity")
+        encoding = ", ".join(self.headers.get_all("Content-Encoding", ["identity"]))
         if encoding.lower() != "identity":
             return 415, f"Content-Encoding {encoding} is not accepted: send plain"
         self.length = int(length)
@@ -889,9 +889,9 @@ class Handler(_Head):
             self.refusal = self._token_refusal(token)
 
     def _token_refusal(self, token: bytes) -> Optional[Refusal]:
-        authorization = self.headers.get("Authorization", "")
+        authorization = self.headers.get("Authorization", "").strip(" \t")
         scheme, _, rest = authorization.partition(" ")
-        given = (rest.strip() if scheme.lower() == "bearer" else authorization).encode("latin-1")
+        given = (rest.strip(" \t") if scheme.lower() == "bearer" else authorization).encode("latin-1")
         if scheme.lower() == "basic":
             with contextlib.suppress(ValueError):
                 given = base64.b64decode(rest).partition(b":")[2]
