@@ -460,7 +460,9 @@ def test_sighup_reads_the_token_again_and_ends_nothing(tmp_path):
     token.write_text("old")
     with Listener(tmp_path, "--token-file", "token") as listener, listener.connect() as kept:
         body = envelope(event())
-        kept.sendall(request(body, b"POST /log HTTP/1.1\r\nAuthorization: Bearer old\r\n")[:-1])
+        kept.sendall(request(body, b"POST /log HTTP/1.1\r\nAuthorization: Bearer old\r\n"
+                             b"Expect: 100-continue\r\n")[:-1])
+        assert b" 100 " in kept.recv(10_000)  # its head has been read
         token.write_text("new")
         assert listener.post(event(), Authorization="Bearer new")[0] == 401
         hang_up(listener, "read again: token")
