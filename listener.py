@@ -2663,6 +2663,7 @@ class Conversation:
 
     def forget(self, pull: Pull) -> None:
         """Know nothing of a pull and its requests any more."""
+        self._touched.pop(pull, None)
         self._take_out(pull)
         self._forget_asked(pull)
         for request in pull.requests:

@@ -170,6 +170,19 @@ def test_a_pull_whose_only_request_went_elsewhere_is_no_pull(monkeypatch):
     assert len(tracker) == 0
 
 
+def test_a_pull_that_is_forgotten_before_its_conversation_is_settled_stays_so(monkeypatch):
+    """As when all steps were spent on another: a layer's event names another agent, late."""
+    monkeypatch.setattr(listener.Tracker, "STEPS", 0)
+    *facts, event = sorted(FOO.pull(START, IMAGE), key=lambda fact: fact.event)
+    life = Life(*facts).wait(40).hear(event._replace(agent="other/1")).wait(1000)
+    assert "complete" in [pull["verdict"] for pull in life.over]
+    said = len(life.said)
+    monkeypatch.setattr(listener.Tracker, "STEPS", 4)
+    life.wait(8000)
+    assert [told for told in life.said[said:] if "my/app" in told[2]] == []
+    assert len(life.tracker) == 0
+
+
 def test_limits_take_the_oldest(monkeypatch):
     monkeypatch.setattr(listener.Tracker, "MAX_PULLS", 50)
     life = Life(*FOO.asks(START, IMAGE, "old"))
