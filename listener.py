@@ -933,7 +933,7 @@ class Handler(_Head):
 
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-NEXT, COMMIT, PAGE = "next turn", "commit", "page"  # what else a connection may wait for
+NEXT, COMMIT, WAKE = "next turn", "commit", "wake"  # what else a connection may wait for
 Wait = Iterator[Any]  # a generator that yields one of these; what it returns is the result
 _WOULD_BLOCK = BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError
 
@@ -1058,7 +1058,7 @@ class Server:
         self._selector.register(self._woken, READ)
         self._connections: Set[Connection] = set()
         self._next: List[Connection] = []  # those that go on in the next turn
-        self._asking: List[Connection] = []  # those that wait for a page
+        self._asking: List[Connection] = []  # those that wait for `wake`
         self._whole: List[Connection] = []  # those that wait for their commit, oldest first
         self._commit_seconds = 0.0  # that the last one took
         self._next_check = 0.0
@@ -1135,7 +1135,7 @@ class Server:
                 self._whole.append(connection)
             elif connection.waits is NEXT:
                 self._next.append(connection)
-            elif connection.waits is PAGE:
+            elif connection.waits is WAKE:
                 self._watch(connection, 0)
                 self._asking.append(connection)
             else:
@@ -1189,7 +1189,7 @@ class Server:
         if request.command != "POST":
             while not (answer := self._pages(request)):
                 connection.deadline = math.inf  # the delay is not the client's
-                yield PAGE
+                yield WAKE
             return answer
         if connection.large:
             self._make_room(connection)
