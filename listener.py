@@ -1438,7 +1438,7 @@ class StandardInput:
 # -------------------------------------------------------------------------------------------- facts
 
 MAX_LINE = 64 << 10  # characters of a line of the registry's log that is read
-MAX_USUAL_LINE = 4000  # of one that is first held against the usual form
+MAX_USUAL_LINE = 4000  # characters of one that is held against _USUAL_LINE first
 INDEX_TYPES = {"application/vnd.docker.distribution.manifest.list.v2+json",
                "application/vnd.oci.image.index.v1+json"}
 KNOWN_TYPES = {*INDEX_TYPES, "application/vnd.docker.distribution.manifest.v2+json",
@@ -1449,7 +1449,7 @@ class Fact(NamedTuple):
     """What one event, or one line of the registry's log, says of one request to the registry."""
 
     kind: str  # "manifest", "pushed" (a manifest), "blob", or "start": the registry itself started
-    time: float  # seconds since 1970
+    time: float  # of an event its end, of a line when it was written; seconds since 1970
     stamp: str  # the same as it was written, RFC 3339
     request: str = ""  # its id, the same in events and in log lines
     registry: str = ""  # the name under which the client knows it
@@ -1467,7 +1467,7 @@ class Fact(NamedTuple):
     user: Optional[str] = None
     event: bool = False  # told by an event: its user is known, even when that is None
     ended: bool = False  # the registry has answered
-    began: Optional[float] = None  # seconds since 1970
+    began: Optional[float] = None  # when it was asked, as a line tells; seconds since 1970
     status: Optional[int] = None
     written: Optional[int] = None  # bytes of the answer that went into the socket
     client_left: bool = False  # an error that the client made by leaving
@@ -1476,7 +1476,7 @@ class Fact(NamedTuple):
 
 # For texts that most facts have in common: one copy of each is sent, hashed and kept. Not
 # sys.intern, of which Python 3.12 forgets nothing.
-once = functools.lru_cache(1024)(str)
+interned = functools.lru_cache(1024)(str)
 
 
 def event_references(target: dict) -> Tuple[Tuple[str, int, str], ...]:
@@ -1522,15 +1522,15 @@ def event_fact(event: dict) -> Optional[Fact]:
     return Fact(
         kind="blob" if blob else "manifest" if action == "pull" else "pushed", time=at, stamp=stamp,
         request=text_of(request, "id") or text_of(event, "id"),
-        registry=once(text_of(request, "host")),
-        instance=once(text_of(child(event, "source"), "instanceID")),
-        repository=once(text_of(target, "repository")), method=once(method),
-        digest=once(text_of(target, "digest")), tag=text_of(target, "tag") or None,
-        size=amount(target.get("size")), media_type=once(media_type),
+        registry=interned(text_of(request, "host")),
+        instance=interned(text_of(child(event, "source"), "instanceID")),
+        repository=interned(text_of(target, "repository")), method=interned(method),
+        digest=interned(text_of(target, "digest")), tag=text_of(target, "tag") or None,
+        size=amount(target.get("size")), media_type=interned(media_type),
         references=event_references(target) if media_type in KNOWN_TYPES else (),
-        client=once(host(address)), proxied=bears_no_port(address),
-        agent=once(text_of(request, "useragent")),
-        user=once(text_of(child(event, "actor"), "name")) or None, event=True, ended=True)
+        client=interned(host(address)), proxied=bears_no_port(address),
+        agent=interned(text_of(request, "useragent")),
+        user=interned(text_of(child(event, "actor"), "name")) or None, event=True, ended=True)
 
 
 # logrus writes its fields in the order of their names: one expression reads the usual line at once,
@@ -1556,7 +1556,7 @@ _ESCAPE = re.compile(r'\\(?:[abfnrtv"\\]|x[0-9a-f]{2}|u[0-9a-f]{4}|'
 
 
 @functools.lru_cache(maxsize=256)
-def _unquote(text: str) -> str:
+def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), text)
 
 
@@ -1564,7 +1564,7 @@ def _unquoted(value: str) -> str:
     """A value of a text line: logrus quotes those with blanks as Go quotes strings."""
     if not value.startswith('"'):
         return value
-    return _unquote(value[1:-1]) if "\\" in value else value[1:-1]
+    return _unescape(value[1:-1]) if "\\" in value else value[1:-1]
 
 
 # A colour, as it is or as a log daemon escapes it.
@@ -1619,9 +1619,9 @@ def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str
         status, written = int(status), amount(int(written))
         if written is None or began < 0:
             raise ValueError("more bytes or seconds than there can be")
-    return Fact("blob", at, stamp, registry=once(registry), repository=once(repository),
-                method="GET", digest=once(digest), client=once(host(address)),
-                proxied=bears_no_port(address), agent=once(agent), user=user and once(user),
+    return Fact("blob", at, stamp, registry=interned(registry), repository=interned(repository),
+                method="GET", digest=interned(digest), client=interned(host(address)),
+                proxied=bears_no_port(address), agent=interned(agent), user=user and interned(user),
                 ended=duration is not None, began=began, status=status, written=written, **members)
 
 
@@ -1665,7 +1665,7 @@ def line_fact(line: str) -> Optional[Fact]:
         if (message[0] == "a" or answer[0]) and "/v2/" not in repository:
             return _blob_fact(
                 stamp, answer, registry, repository, digest, address,
-                _unquote(agent) if "\\" in agent else agent, user, request=request,
+                _unescape(agent) if "\\" in agent else agent, user, request=request,
                 in_parts=content_type is not None and content_type.startswith('"multipart/'))
     if not ("/blobs/" in line and "GET" in line or "listening on" in line):
         return None
