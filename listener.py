@@ -95,7 +95,7 @@ from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Nam
 # ------------------------------------------------------------------------------------ text and JSON
 
 MAX_TEXT = 1000  # characters of a name that are remembered
-MAX_SHOWN = 200  # characters of a text from elsewhere within a sentence
+MAX_QUOTED = 200  # characters of a text from elsewhere within a sentence
 
 
 def plain(text: str) -> str:
@@ -148,7 +148,7 @@ def mask_secrets(line: str) -> str:
 
 def shown(text: str) -> str:
     """The beginning of TEXT, harmless to a terminal and without secrets."""
-    return plain(mask_secrets(text)[:MAX_SHOWN])
+    return plain(mask_secrets(text)[:MAX_QUOTED])
 
 
 def byte_size(size: Optional[int]) -> str:
@@ -246,7 +246,7 @@ def array(value: dict, name: str) -> list:
 
 
 def text_of(value: dict, name: str) -> str:
-    """The string that is a member of an object; "" if there is none."""
+    """The string that is a member of an object, cut to MAX_TEXT; "" if there is none."""
     found = value.get(name)
     return found[:MAX_TEXT] if type(found) is str else ""
 
@@ -266,13 +266,13 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def keep_latest(memory: dict, limit: int) -> None:
-    """Forget what was put into MEMORY first, until LIMIT are left; of many thousands it is slow."""
+    """Forget what was put into MEMORY first, until LIMIT are left. Of thousands: Remembered."""
     while len(memory) > limit:
         del memory[next(iter(memory))]
 
 
 class Remembered:
-    """The last LIMIT names that were added, each once; LIMIT may be large."""
+    """The last LIMIT names that were added, each once; fast also if LIMIT is large."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -406,7 +406,7 @@ def _tail(file: BinaryIO, size: int, end: int) -> Iterator[bytes]:
 
 
 def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a log up to END, as far back as none is gzipped."""
+    """The whole lines in the last SIZE bytes of a log, before END, as far back as no file is .gz."""
     parts = []
     for name in reversed(log_files(path)):
         if size <= 0 or name.endswith(".gz"):
@@ -417,14 +417,14 @@ def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[byte
             if end and found.st_ino != end.file:
                 file.close()  # it is newer
                 continue
-            length, end = end.size if end else found.st_size, None
+            length, end = end.size if end else found.st_size, None  # older files are read whole
             parts.append(_tail(file, size, length))
             size -= length
     return itertools.chain.from_iterable(reversed(parts))
 
 
 def _line_start(file: int, end: int) -> int:
-    """Where the line begins that has byte END of a file, or would have the next one written there.
+    """Where in a file the line begins of which END is a byte, or, at its end, the next byte.
 
     Raises OSError if the line is too long to be a listener's.
     """
@@ -463,7 +463,7 @@ class LogFile:
         self.path, self._warn, self._is_line, self._rotation = path, warn, is_line, rotation
         self._rotating = SaidOnce(warn)
         self._rename_at = 0.0  # not before then; time.monotonic()
-        self._seen = -1  # bytes of the file when its end was looked at last
+        self._seen = -1  # bytes of the file when its end was looked at last; -1: not yet
         self._failed = False  # what the last write has left is still to be cut off
         self._file = self._open()
         with contextlib.suppress(OSError):  # on a full disk: before the next write, then
@@ -654,7 +654,7 @@ class EventLog:
         return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def add(self, events: List[dict]) -> None:
-        """Take EVENTS for the next commit; ValueError, and none is taken, if one is no JSON."""
+        """Take EVENTS for the next commit; ValueError, and none is, if one cannot be written."""
         self._added += [(self._id(event), encode_event(event), event) for event in events]
 
     def commit(self) -> List[Tuple[dict, bytes]]:
@@ -688,7 +688,7 @@ class EventLog:
 
 
 class RegistryLog:
-    """registry.log: the lines of the registry's own log, on the disk a second after they came."""
+    """registry.log: the lines of the registry's own log, on the disk when `sync` returns."""
 
     def __init__(self, path: str, warn: Callable[[str], None],
                  rotation: Optional[Rotation] = None) -> None:
@@ -1222,7 +1222,7 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE) and self._drop_oldest():
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._drop_earliest():
                     continue
                 return time.sleep(0.01)  # it is likely to fail at once again
             client.setblocking(False)
@@ -1230,7 +1230,7 @@ class Server:
             connection.talk = self._talk(connection)
             self._connections.add(connection)
             if len(self._connections) > MAX_CONNECTIONS:
-                self._drop_oldest()
+                self._drop_earliest()
             self._go_on(connection)  # as a rule the request is there already
 
     def _watch(self, connection: Connection, events: int) -> None:
@@ -1252,7 +1252,7 @@ class Server:
             for connection in [c for c in self._connections if c.deadline <= now]:
                 self._drop(connection)
 
-    def _drop_oldest(self) -> bool:
+    def _drop_earliest(self) -> bool:
         """Drop the connection with the earliest deadline; whether there was one."""
         waiting = [connection for connection in self._connections if connection.body is None]
         if waiting:
@@ -1337,7 +1337,7 @@ class Inbox:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._items: collections.deque = collections.deque()  # with the bytes that each holds
-        self._held = self._reported = 0
+        self._held = self._reported = 0  # bytes; of `dropped`, those that `take` has told of
         self._changed = threading.Condition()
         self.dropped = 0  # since the start
 
@@ -1357,7 +1357,7 @@ class Inbox:
                 self._changed.notify()
 
     def take(self, timeout: Optional[float] = None) -> Tuple[List[Any], int]:
-        """Some of what waits, or comes in TIMEOUT seconds, and how many were dropped since."""
+        """Some of what waits or comes in TIMEOUT seconds; how many were dropped since the last."""
         with self._changed:
             self._changed.wait_for(lambda: self._items, timeout)
             taken, room = [], 1 << 20
