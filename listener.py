@@ -406,7 +406,7 @@ def _tail(file: BinaryIO, size: int, end: int) -> Iterator[bytes]:
 
 
 def last_lines(path: str, size: int, end: Optional[End] = None) -> Iterator[bytes]:
-    """The whole lines in the last SIZE bytes of a log, before END, as far back as no file is .gz."""
+    """The whole lines in the last SIZE bytes of a log before END, as far back as no file is .gz."""
     parts = []
     for name in reversed(log_files(path)):
         if size <= 0 or name.endswith(".gz"):
@@ -1711,7 +1711,7 @@ SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
 MAX_ERROR_BODY = 1000  # bytes; a registry's error is shorter, and counts as written too
-MAX_PARTED = 500  # requests of a pull that may be parted in two
+MAX_SPLIT = 500  # requests of a pull that may be split in two
 MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 SURELY, PERHAPS, NOT = 2, 1, 0  # answers to whether an image has a blob
@@ -1863,7 +1863,7 @@ class BlobRequests:
     Bytes of answers to Range requests (206) add up; whole answers (200) all begin at 0.
     """
 
-    __slots__ = ("open", "last_ended", "size", "whole", "parts", "answers", "smallest",
+    __slots__ = ("open", "last_ended", "size", "whole", "parts", "ranges", "smallest",
                  "parts_ended", "overlap", "in_parts", "unknown", "refused", "count",
                  "is_followed")
 
@@ -1873,22 +1873,22 @@ class BlobRequests:
         self.size = size  # bytes, as the manifest says, else an event
         self.whole = 0  # bytes, of the longest whole answer
         self.parts = 0  # bytes, of all answers to Range requests
-        self.answers = 0  # number of these
+        self.ranges = 0  # number of those answers
         self.smallest: Tuple[int, ...] = ()  # bytes of the two smallest of them
         self.parts_ended = 0.0  # the last of them
         self.overlap = False  # some of them were sent at once
         self.in_parts = False  # some were for several ranges
         self.unknown = 0  # how many ended with nothing to tell how much they sent
         self.refused: Optional[int] = None  # the last status that refused it
-        self.count = 0
+        self.count = 0  # of all requests
         self.is_followed = False  # by one with which another pull began, as all may have been sent
 
     def add(self, request: Request) -> None:
         self.count += 1
         self.size = request.size if self.size is None else self.size
-        self._count(request)
+        self._sum_up(request)
 
-    def _count(self, request: Request) -> None:
+    def _sum_up(self, request: Request) -> None:
         status, written = request.status, request.written
         self.last_ended = max(self.last_ended, request.ended or 0.0)
         if request.ended is None:
@@ -1905,7 +1905,7 @@ class BlobRequests:
             self.overlap = self.overlap or request.time < self.parts_ended
             self.parts_ended = max(self.parts_ended, request.ended)
             self.in_parts = self.in_parts or request.in_parts
-            self.answers += 1
+            self.ranges += 1
             self.parts += written
             self.smallest = tuple(sorted((*self.smallest, written))[:2])
         else:
@@ -1920,7 +1920,7 @@ class BlobRequests:
         moves = request.learn(fact)
         self.size = request.size if self.size is None else self.size
         if not settled:
-            self._count(request)
+            self._sum_up(request)
             # Whether it came whole decides where later requests for it belong.
             moves = moves or request.status == 200 and (self.count > 1 or self.is_followed)
         return moves
@@ -1930,10 +1930,10 @@ class BlobRequests:
 
         The last of n then ends with the blob, and all others hold a part or more of equal size.
         """
-        if self.answers < 2 or self.parts == size:
+        if self.ranges < 2 or self.parts == size:
             return self.parts >= size
         last, next_smallest = self.smallest
-        part, rest = divmod(size - last, self.answers - 1)
+        part, rest = divmod(size - last, self.ranges - 1)
         return not rest and part % PART_MULTIPLE == 0 and last <= part <= next_smallest
 
 
@@ -2138,7 +2138,7 @@ class Pull:
         docker that has the manifest asks for it no more, but for the config again, and at the same
         time for layers.
         """
-        if not self.may_be_whole(request.digest) or len(self.requests) > MAX_PARTED or not any(
+        if not self.may_be_whole(request.digest) or len(self.requests) > MAX_SPLIT or not any(
                 image.config == request.digest for image in self.images.values()):
             return []
         names, first = {request.digest}, len(self.requests)
@@ -2271,7 +2271,7 @@ class Pull:
         if requests.refused is not None and not lost:
             return Blob("refused", min(sent, size or sent), size, requests.refused)
         # A Range request that follows a lost one may have brought all that was missing.
-        if requests.unknown or size is None or requests.answers and (
+        if requests.unknown or size is None or requests.ranges and (
                 lost or brought is None or self.restarted or requests.in_parts
                 or self._shares_ranges(digest)):
             return Blob("unknown", None, size)
@@ -2284,7 +2284,7 @@ class Pull:
     @property
     def _takes_ranges(self) -> bool:
         """Whether the client asks for everything by Range, so for its image's config as well."""
-        return any(image.config in self.asked and self.asked[image.config].answers
+        return any(image.config in self.asked and self.asked[image.config].ranges
                    for image in self.images.values())
 
     def _brought(self, digest: str, requests: BlobRequests) -> Optional[int]:
@@ -2296,7 +2296,7 @@ class Pull:
         """
         brought, pull = 0, self
         for _ in range(MAX_CANDIDATES):
-            if requests.whole or not requests.answers:
+            if requests.whole or not requests.ranges:
                 break  # from the first byte on
             earlier = pull._earlier(digest)
             if earlier is None:
@@ -2315,7 +2315,7 @@ class Pull:
         """Whether ranges of a blob may be another pull's: of a machine behind the same NAT."""
         return any(pull is not self and pull.client == self.client and pull.user == self.user
                    and pull.started <= self.ended_time and self.started <= pull.ended_time
-                   and (pull.asked[digest].answers or pull.asked[digest].open)
+                   and (pull.asked[digest].ranges or pull.asked[digest].open)
                    for pull in self.conversation.latest_askers(digest))
 
     def _earlier(self, digest: str) -> Optional[Pull]:
@@ -2398,7 +2398,7 @@ class Pull:
         got the same image to its end, if any of its layers is asked for. (podman and skopeo ask for
         the config of an image that they have.)
         """
-        layers = [digest for digest, requests in self.asked.items() if not requests.answers
+        layers = [digest for digest, requests in self.asked.items() if not requests.ranges
                   and any(digest in image.order for image in self.chosen)]
         others = dict.fromkeys(itertools.chain(
             self.conversation.latest_of(self.client),
@@ -2585,7 +2585,7 @@ class Conversation:
     def move(self, request: Request) -> None:
         """A request has learned what may change its place."""
         self._unsettle(request.place)
-        self._take_away(request)
+        self._unplace(request)
         request.place = request.order, request.place[1]
         bisect.insort(self.requests, (*request.place, request))
         self._unsettle(request.place)
@@ -2593,11 +2593,11 @@ class Conversation:
     def remove(self, request: Request) -> None:
         """A request turns out to be of another conversation."""
         self._unsettle(request.place)
-        self._take_away(request)
+        self._unplace(request)
         if request.pull:
-            self._clear(request.pull, before=self._unsettled)
+            self._shorten(request.pull, before=self._unsettled)
 
-    def _take_away(self, request: Request) -> None:
+    def _unplace(self, request: Request) -> None:
         del self.requests[bisect.bisect_left(self.requests, request.place)]
 
     def _unsettle(self, place: Place) -> None:
@@ -2612,20 +2612,20 @@ class Conversation:
         steps = len(later)
         for pull in {request.pull: None for request in later if request.pull}:
             steps += len(pull.requests)
-            self._clear(pull, before=first)
+            self._shorten(pull, before=first)
         for request in later:
             self._touched[self._join(request)] = None
         touched, self._touched = self._touched, {}
         self._begun.clear()
         return touched, steps
 
-    def _clear(self, pull: Pull, before: Place) -> None:
+    def _shorten(self, pull: Pull, before: Place) -> None:
         """Leave PULL only the requests that stand BEFORE a place."""
         self._touched[pull] = None
         kept = [request for request in pull.requests if request.place < before]
         if not kept:
             self._begun[pull.requests[0].id] = pull
-            self._take_out(pull)
+            self._unlist(pull)
         self._forget_asked(pull)
         for request in pull.requests:
             request.pull = None
@@ -2633,7 +2633,7 @@ class Conversation:
         for request in kept:
             pull.add(request)
 
-    def _take_out(self, pull: Pull) -> None:
+    def _unlist(self, pull: Pull) -> None:
         del self.pulls[pull]
         users = self._clients[pull.client]
         del users[pull.user][pull]
@@ -2664,10 +2664,10 @@ class Conversation:
     def forget(self, pull: Pull) -> None:
         """Know nothing of a pull and its requests any more."""
         self._touched.pop(pull, None)
-        self._take_out(pull)
+        self._unlist(pull)
         self._forget_asked(pull)
         for request in pull.requests:
-            self._take_away(request)
+            self._unplace(request)
             request.pull = None
 
     # -- finding a pull
@@ -2696,35 +2696,35 @@ class Conversation:
         self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
         return pull
 
-    def _part(self, pull: Pull, requests: List[Request]) -> Pull:
+    def _split(self, pull: Pull, requests: List[Request]) -> Pull:
         """Begin another pull with REQUESTS, of PULL but for the last, which is yet to be added."""
         *moved, request = requests
         first = requests[0]
         another = self._begin(first.user if first.user_known else pull.user, *requests)
         if moved:
-            self._clear(pull, before=first.place)
+            self._shorten(pull, before=first.place)
             for one in moved:
                 another.add(one)
         pull.asked[request.digest].is_followed = True
         return another
 
-    def _latest(self, request: Request) -> Iterator[Pull]:
-        """The pulls of the client that made a request, and of its user, the newest first."""
+    def _own(self, request: Request) -> Iterator[Pull]:
+        """The latest pulls of the client and, if it is known, the user that made a request."""
         if request.user_known:
             users = self._clients.get(request.client, {})
             return itertools.islice(reversed(users.get(request.user, {})), MAX_CANDIDATES)
         return self.latest_of(request.client)
 
     def latest_of(self, client: str) -> Iterator[Pull]:
-        """The latest pulls of each of a client's users."""
+        """The latest pulls of each of a client's users, each user's newest first."""
         users = self._clients.get(client, {})
         share = max(2, MAX_CANDIDATES // max(1, len(users)))
         return itertools.islice(itertools.chain.from_iterable(
             itertools.islice(reversed(users[user]), share) for user in reversed(users)),
             MAX_CANDIDATES)
 
-    def _latest_of_others(self, request: Request) -> Iterator[Pull]:
-        """Those of other addresses, which may be of the same client."""
+    def _others(self, request: Request) -> Iterator[Pull]:
+        """The latest pulls of other addresses, which may be of the same client behind NAT."""
         return (pull for pull in itertools.islice(reversed(self.pulls), MAX_CANDIDATES)
                 if pull.client != request.client)
 
@@ -2734,7 +2734,7 @@ class Conversation:
         Of those that have just got the index it is in, the oldest: who got it first asks first.
         """
         newest = waiting = None
-        for pull in self._latest(request):
+        for pull in self._own(request):
             if newest and pull.started < request.time - SLACK:
                 break
             if pull.continues_with(request):
@@ -2744,28 +2744,28 @@ class Conversation:
         if newest:
             return waiting or newest
         if request.tag:
-            return next((pull for pull in self._latest(request) if pull.began_with(request)), None)
+            return next((pull for pull in self._own(request) if pull.began_with(request)), None)
         # A HEAD, and at once its GET from another address of the client.
-        return next((pull for pull in self._latest_of_others(request) if (
+        return next((pull for pull in self._others(request) if (
             request.method == "GET" and pull.user == request.user and pull.continues_with(request)
             and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS)), None)
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         if request.user_known or len(self._clients.get(request.client, ())) == 1:
-            newest = next(self._latest(request), None)
+            newest = next(self._own(request), None)
             if newest and newest.started <= request.place[0] and (
                     request.digest not in newest.asked
                     and newest.contains(request.digest) == SURELY):
                 return newest  # as all of the following would find, in a tenth of the time
-        own = self._best(request, self._latest(request))
+        own = self._best(request, self._own(request))
         anew = own.asked_anew(request) if own else []
         if own and own.lacks(request) and not anew:
             return own
-        other = self._best(request, (pull for pull in self._latest_of_others(request) if (
+        other = self._best(request, (pull for pull in self._others(request) if (
             pull.contains(request.digest) == SURELY and pull.lacks(request)
             and pull.is_active(request.place[0])
             and (not anew or pull.started <= request.place[0]))))
-        return other or (self._part(own, anew) if anew else own)
+        return other or (self._split(own, anew) if anew else own)
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
         """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
