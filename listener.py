@@ -1725,7 +1725,7 @@ COPIERS = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: an SBOM, or how it was built
-Place = Tuple[float, int]  # among the requests of a conversation: by `order`, then as they came
+Place = Tuple[float, int]  # among the requests of a conversation: by `sort_time`, then as they came
 
 
 class Manifest:
@@ -1820,11 +1820,11 @@ class Request:
         if answered:
             self.status, self.written = fact.status, fact.written
             self.client_left, self.in_parts = fact.client_left, fact.in_parts
-        return moves or abs(self.order - self.place[0]) > 0.02
+        return moves or abs(self.sort_time - self.place[0]) > 0.02
 
     @property
     def question(self) -> Tuple[str, str, bool]:
-        """What a pull asks for only once: by HEAD a tag and a digest, by GET either."""
+        """What a pull asks but once: digest and method, and of a HEAD whether it names a tag."""
         return self.digest, self.method, self.method == "HEAD" and bool(self.tag)
 
     @property
@@ -1833,8 +1833,8 @@ class Request:
         return self.began if self.began is not None else self.ended or 0.0
 
     @property
-    def order(self) -> float:
-        """Where it stands among others: a manifest before its blobs, whatever the clocks say."""
+    def sort_time(self) -> float:
+        """By what it stands among others: a manifest before its blobs, whatever the clocks say."""
         asked = self.time
         if self.manifest:
             return asked - SLACK
@@ -1967,8 +1967,8 @@ class Pull:
         self.proxied = self.redirected = False
         self.open = 0  # requests of which no end is known
         self._chosen: Optional[List[Manifest]] = None
-        # Once it is over, no matter what happens to the pulls that it is compared with.
-        self.final: Optional[Dict[str, Blob]] = None
+        # As the Tracker has judged them when it was over: later pulls change nothing of that.
+        self.final_blobs: Optional[Dict[str, Blob]] = None
 
     # -- what it is made of
 
@@ -2003,7 +2003,7 @@ class Pull:
         return moves
 
     def _note(self, request: Request) -> None:
-        self.final = None
+        self.final_blobs = None
         self.last_seen = max(self.last_seen, request.last_seen)
         self.starts_seen = self.starts_seen or request.starts_seen
         at, stamp = request.ended, request.ended_stamp
@@ -2250,8 +2250,8 @@ class Pull:
 
     def asked_blobs(self, now: Optional[float]) -> Dict[str, Blob]:
         """What became of each asked blob of the image, by digest; NOW as for `is_open`."""
-        if self.final is not None:
-            return self.final
+        if self.final_blobs is not None:
+            return self.final_blobs
         blobs = self.sizes or self.asked
         return {digest: self._state(digest, requests, now)
                 for digest, requests in self.asked.items() if digest in blobs}
@@ -2373,8 +2373,8 @@ class Pull:
             return True
         first = next((request for request in self.requests if not request.manifest and any(
             request.digest in image.order for image in images)), None)
-        # The order of a manifest is SLACK before its time.
-        return first is not None and first.order >= self.manifest_requests[-1].order + SLACK
+        # A manifest is sorted SLACK before its time.
+        return first is not None and first.sort_time >= self.manifest_requests[-1].sort_time + SLACK
 
     def _explains(self, image: Manifest) -> bool:
         # docker fetches in order: what stands before the first that it asks for was there. Of one
@@ -2497,11 +2497,11 @@ class Registry:
             keep_latest(self._instances, self.MAX_RESTARTS)
             if self._restarts and first < self.last_restart < last - 1 and (
                     fact.instance != self._restarts[-1].instance):
-                self.undo(self._restarts[-1].instance)  # it is another replica that began
+                self.undo_start(self._restarts[-1].instance)  # it is another replica that began
         if fact.time > self.last_heard[0]:
             self.last_heard = fact.time, fact.stamp
 
-    def restart(self, fact: Fact, now: float) -> None:
+    def hear_start(self, fact: Fact, now: float) -> None:
         """Take in that the process was started anew, unless others go on behind the same name."""
         lives = [times for name, times in self._instances.items() if name != fact.instance]
         if any(restart.instance == fact.instance for restart in self._restarts) or any(
@@ -2513,8 +2513,8 @@ class Registry:
         del self._restarts[:-self.MAX_RESTARTS]
         self.last_restart, self.restart_seen = self._restarts[-1].time, now
 
-    def undo(self, instance: str) -> None:
-        """It was another registry's process, or another replica's."""
+    def undo_start(self, instance: str) -> None:
+        """INSTANCE turns out to be another registry's process, or another replica's."""
         self._restarts = [restart for restart in self._restarts if restart.instance != instance]
         self.last_restart = self._restarts[-1].time if self._restarts else 0.0
 
@@ -2557,7 +2557,7 @@ class Conversation:
                  engines: Dict[Tuple[str, str], Dict[Request, None]],
                  late: Dict[Conversation, None]) -> None:
         self.key, self.registry = key, registry
-        self._manifests, self._engines, self._late = manifests, engines, late  # the Tracker's
+        self._manifests, self._by_engine, self._late = manifests, engines, late  # the Tracker's
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
@@ -2573,7 +2573,7 @@ class Conversation:
     def add(self, request: Request) -> Optional[Pull]:
         """Take in a request; the pull that it belongs to, or None until things are settled."""
         request.conversation = self
-        request.place = request.order, next(self._number)
+        request.place = request.sort_time, next(self._number)
         bisect.insort(self.requests, (*request.place, request))
         if self._unsettled is None and self.requests[-1][-1] is request:
             pull = self._join(request)
@@ -2586,7 +2586,7 @@ class Conversation:
         """A request has learned what may change its place."""
         self._unsettle(request.place)
         self._unplace(request)
-        request.place = request.order, request.place[1]
+        request.place = request.sort_time, request.place[1]
         bisect.insort(self.requests, (*request.place, request))
         self._unsettle(request.place)
 
@@ -2655,7 +2655,7 @@ class Conversation:
 
     def latest_requests(self, client: str) -> Dict[Request, None]:
         """What a client's engine has asked for of late, of blobs from whatever repository."""
-        return self._engines.get((client, self.key[1]), {})
+        return self._by_engine.get((client, self.key[1]), {})
 
     def latest_askers(self, digest: str) -> Iterator[Pull]:
         """The pulls that asked for a blob, the newest first."""
@@ -2845,7 +2845,7 @@ class Tracker:
         self._manifests: Dict[Tuple[str, str], Dict[str, Manifest]] = collections.defaultdict(dict)
         self._manifest_queue: collections.deque = collections.deque()
         # The latest requests for blobs by the engines of each client and name.
-        self._engines: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
+        self._by_engine: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
         self._late: Dict[Conversation, None] = {}  # those to settle, as they say themselves
         self._requests: Dict[str, Request] = {}
@@ -2877,10 +2877,10 @@ class Tracker:
             keep_latest(self._registries, self.MAX_REGISTRIES)
         registry.hear(fact)
         if fact.instance in self._starts:  # that of this registry, and of no other
-            registry.restart(self._starts[fact.instance], self.now)
+            registry.hear_start(self._starts[fact.instance], self.now)
             for other in self._registries.values():
                 if not other.is_also(registry):
-                    other.undo(fact.instance)
+                    other.undo_start(fact.instance)
         manifest = None if fact.kind == "blob" else self._learn(fact)
         request = self._requests.get(fact.request)
         if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
@@ -2905,7 +2905,7 @@ class Tracker:
         registries = list(self._registries.values())
         if all(other.is_also(registries[0]) for other in registries[1:]):
             for registry in registries:
-                registry.restart(fact, self.now)
+                registry.hear_start(fact, self.now)
 
     def _repository_name(self, fact: Fact) -> str:
         """The name that FACT, of a log line, ends with, if an event has told of such a repository.
@@ -2941,10 +2941,10 @@ class Tracker:
     def _discard(self, request: Request) -> None:
         """Forget a request for a blob, and an engine of which no other is known."""
         key = request.client, request.conversation.key[1]
-        engine = self._engines[key]
+        engine = self._by_engine[key]
         engine.pop(request, None)
         if not engine:
-            del self._engines[key]
+            del self._by_engine[key]
 
     def _converse(self, fact: Fact, request: Request) -> None:
         """Give a request to its conversation."""
@@ -2952,9 +2952,9 @@ class Tracker:
         conversation = self._conversations.get(key)
         if conversation is None:
             conversation = self._conversations[key] = Conversation(
-                key, self._registries[fact.registry], self._manifests, self._engines, self._late)
+                key, self._registries[fact.registry], self._manifests, self._by_engine, self._late)
         if not request.manifest:
-            engine = self._engines[request.client, key[1]]
+            engine = self._by_engine[request.client, key[1]]
             engine[request] = None
             keep_latest(engine, self.MAX_OF_ENGINE)
         pull = conversation.add(request)
@@ -3058,7 +3058,7 @@ class Tracker:
         if before not in ("running", judged):
             yield Change("resumed", pull, "running")
         if judged != "running":
-            pull.final = blobs
+            pull.final_blobs = blobs
             if judged != before:
                 yield Change("ended", pull, judged)
         else:
@@ -3094,7 +3094,7 @@ class Tracker:
         now = math.inf if runs else self.now
         blobs = pull.asked_blobs(now)
         change = Change("forgotten", pull, verdict(pull, now, blobs) if runs else told.verdict)
-        pull.final = blobs
+        pull.final_blobs = blobs
         conversation.forget(pull)
         for request in pull.requests:
             del self._requests[request.id]
