@@ -88,8 +88,8 @@ import urllib.request
 import zlib
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler
-from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional,
-                    Sequence, Set, TextIO, Tuple)
+from typing import (Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple,
+                    Optional, Sequence, Set, TextIO, Tuple)
 
 
 # ------------------------------------------------------------------------------------ text and JSON
@@ -2553,11 +2553,10 @@ class Conversation:
     """All requests for one repository of one registry by engines of one name, in order of time."""
 
     def __init__(self, key: Tuple[str, str, str], registry: Registry,
-                 manifests: Dict[Tuple[str, str], Dict[str, Manifest]],
-                 engines: Dict[Tuple[str, str], Dict[Request, None]],
-                 late: Dict[Conversation, None]) -> None:
+                 manifests: Mapping[Tuple[str, str], Dict[str, Manifest]],
+                 by_engine: Mapping[Tuple[str, str], Dict[Request, None]]) -> None:
         self.key, self.registry = key, registry
-        self._manifests, self._by_engine, self._late = manifests, engines, late  # the Tracker's
+        self._manifests, self._by_engine = manifests, by_engine  # the Tracker's; only read here
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
         self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
@@ -2571,7 +2570,7 @@ class Conversation:
         self._number = itertools.count()
 
     def add(self, request: Request) -> Optional[Pull]:
-        """Take in a request; the pull that it belongs to, or None until things are settled."""
+        """Take in a request; the pull that it belongs to, or None: `settle` is to find it."""
         request.conversation = self
         request.place = request.sort_time, next(self._number)
         bisect.insort(self.requests, (*request.place, request))
@@ -2583,7 +2582,7 @@ class Conversation:
         return None
 
     def move(self, request: Request) -> None:
-        """A request has learned what may change its place."""
+        """A request has learned what may change its place: `settle` is to find its pull."""
         self._unsettle(request.place)
         self._unplace(request)
         request.place = request.sort_time, request.place[1]
@@ -2591,7 +2590,7 @@ class Conversation:
         self._unsettle(request.place)
 
     def remove(self, request: Request) -> None:
-        """A request turns out to be of another conversation."""
+        """A request turns out to be of another conversation; `settle` is to follow."""
         self._unsettle(request.place)
         self._unplace(request)
         if request.pull:
@@ -2601,7 +2600,6 @@ class Conversation:
         del self.requests[bisect.bisect_left(self.requests, request.place)]
 
     def _unsettle(self, place: Place) -> None:
-        self._late[self] = None
         self._unsettled = place if self._unsettled is None else min(self._unsettled, place)
 
     def settle(self) -> Tuple[Iterable[Pull], int]:
@@ -2818,7 +2816,7 @@ class Told:
     """What was told of a pull, and when there may be more to tell."""
 
     def __init__(self, pull: Pull) -> None:
-        self.pull: Optional[Pull] = pull  # None when it is forgotten
+        self.pull: Optional[Pull] = pull  # None when it is forgotten or withdrawn
         self.started = False
         self.verdict = "running"
         self.review_at = math.inf  # on the Tracker's clock
@@ -2844,10 +2842,10 @@ class Tracker:
         # By registry and repository, and by digest; and all in the order in which they came.
         self._manifests: Dict[Tuple[str, str], Dict[str, Manifest]] = collections.defaultdict(dict)
         self._manifest_queue: collections.deque = collections.deque()
-        # The latest requests for blobs by the engines of each client and name.
+        # The latest requests for blobs, by client and name of the engine.
         self._by_engine: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
         self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
-        self._late: Dict[Conversation, None] = {}  # those to settle, as they say themselves
+        self._late: Dict[Conversation, None] = {}  # those to settle
         self._requests: Dict[str, Request] = {}
         self._told: Dict[Pull, Told] = {}
         self._reviews: List[Tuple[float, int, Told]] = []  # a heap
@@ -2939,11 +2937,11 @@ class Tracker:
         return manifest
 
     def _discard(self, request: Request) -> None:
-        """Forget a request for a blob, and an engine of which no other is known."""
+        """Forget that a request is one of its engine's latest, if it is, and an engine of none."""
         key = request.client, request.conversation.key[1]
-        engine = self._by_engine[key]
-        engine.pop(request, None)
-        if not engine:
+        latest = self._by_engine[key]
+        latest.pop(request, None)
+        if not latest:
             del self._by_engine[key]
 
     def _converse(self, fact: Fact, request: Request) -> None:
@@ -2952,29 +2950,31 @@ class Tracker:
         conversation = self._conversations.get(key)
         if conversation is None:
             conversation = self._conversations[key] = Conversation(
-                key, self._registries[fact.registry], self._manifests, self._by_engine, self._late)
+                key, self._registries[fact.registry], self._manifests, self._by_engine)
         if not request.manifest:
-            engine = self._by_engine[request.client, key[1]]
-            engine[request] = None
-            keep_latest(engine, self.MAX_OF_ENGINE)
-        pull = conversation.add(request)
-        if pull:
+            latest = self._by_engine[request.client, key[1]]
+            latest[request] = None
+            keep_latest(latest, self.MAX_OF_ENGINE)
+        if pull := conversation.add(request):
             self._mark_active(pull)
+        else:
+            self._late[conversation] = None
 
     def _go_on(self, fact: Fact, request: Request) -> None:
         """A request is known already: what more does FACT tell of it?"""
         conversation, pull = request.conversation, request.pull
         request.last_seen = self.now
         moves = pull.learn(request, fact) if pull else request.learn(fact)
-        if fact.event and conversation_key(fact) != conversation.key:
-            conversation.remove(request)
-            self._discard(request)
-            request.client, request.agent = fact.client, fact.agent
-            self._converse(fact, request)
-        elif pull and not moves:
-            self._mark_active(pull)
-        else:
-            conversation.move(request)
+        is_anothers = fact.event and conversation_key(fact) != conversation.key
+        if pull and not moves and not is_anothers:
+            return self._mark_active(pull)
+        self._late[conversation] = None
+        if not is_anothers:
+            return conversation.move(request)
+        conversation.remove(request)
+        self._discard(request)
+        request.client, request.agent = fact.client, fact.agent
+        self._converse(fact, request)
 
     def _mark_active(self, pull: Pull) -> None:
         """Something came for PULL, which may have begun."""
