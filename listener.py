@@ -1706,6 +1706,7 @@ def line_fact(line: str) -> Optional[Fact]:
 COMPLETE_SECONDS = 5  # a client asks for the next layer within
 RESUME_SECONDS = 0.9  # a new pull's lines may come this long before its manifest's event
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
+START_SECONDS = 2  # after which a download is said to have started, whatever is known of it
 AT_ONCE_SECONDS = 0.5  # seconds from one request for a manifest to the next, of a pull
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
@@ -2671,9 +2672,8 @@ class Conversation:
     # -- finding a pull
 
     def _join(self, request: Request) -> Pull:
-        pull = (self._pull_for_manifest if request.manifest else self._pull_for_blob)(request)
-        if pull is None:
-            pull = self._begin(self._user_of(request), request)
+        find = self._pull_for_manifest if request.manifest else self._pull_for_blob
+        pull = find(request) or self._begin(self._user_of(request), request)
         pull.add(request)
         return pull
 
@@ -2864,7 +2864,7 @@ class Tracker:
     # -- facts in
 
     def feed(self, fact: Fact) -> List[Change]:
-        """Take in FACT: which pulls does it begin? What else it changes, the next tick tells."""
+        """Take in FACT: which pulls begin? All else the next tick tells; or this if much is held."""
         self._steps += self.STEPS
         if fact.kind == "start":
             self._start(fact)
@@ -2879,7 +2879,7 @@ class Tracker:
             for other in self._registries.values():
                 if not other.is_also(registry):
                     other.undo_start(fact.instance)
-        manifest = None if fact.kind == "blob" else self._learn(fact)
+        manifest = None if fact.kind == "blob" else self._manifest_of(fact)
         request = self._requests.get(fact.request)
         if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
             return []
@@ -2892,7 +2892,7 @@ class Tracker:
             if self._too_much(1.5):  # all within a second, so that no tick sees to it
                 self._news = self.review(self.now)
         elif fact.kind == "blob" and not request.manifest:
-            self._go_on(fact, request)
+            self._learn_more(fact, request)
         news, self._news = self._news, []
         return news
 
@@ -2917,8 +2917,8 @@ class Tracker:
             name = name.partition("/v2/")[2]
         return fact.repository
 
-    def _learn(self, fact: Fact) -> Manifest:
-        """The manifest that FACT tells of; the oldest are forgotten if there are too many."""
+    def _manifest_of(self, fact: Fact) -> Manifest:
+        """What is known, with FACT, of its manifest; the oldest are forgotten if they are many."""
         key = fact.registry, fact.repository
         manifests = self._manifests[key]
         known = manifests.get(fact.digest)
@@ -2936,7 +2936,7 @@ class Tracker:
                 del self._manifests[key]
         return manifest
 
-    def _discard(self, request: Request) -> None:
+    def _forget_latest(self, request: Request) -> None:
         """Forget that a request is one of its engine's latest, if it is, and an engine of none."""
         key = request.client, request.conversation.key[1]
         latest = self._by_engine[key]
@@ -2960,7 +2960,7 @@ class Tracker:
         else:
             self._late[conversation] = None
 
-    def _go_on(self, fact: Fact, request: Request) -> None:
+    def _learn_more(self, fact: Fact, request: Request) -> None:
         """A request is known already: what more does FACT tell of it?"""
         conversation, pull = request.conversation, request.pull
         request.last_seen = self.now
@@ -2972,7 +2972,7 @@ class Tracker:
         if not is_anothers:
             return conversation.move(request)
         conversation.remove(request)
-        self._discard(request)
+        self._forget_latest(request)
         request.client, request.agent = fact.client, fact.agent
         self._converse(fact, request)
 
@@ -3015,7 +3015,7 @@ class Tracker:
                 told.review_at = math.inf
                 due.append(told.pull)
         for pull in sorted(due, key=operator.attrgetter("started")):
-            changes += self._news_of(pull, self._told[pull])
+            changes += self._review_pull(pull, self._told[pull])
         if not self._next_forgetting - 300 <= now < self._next_forgetting or self._too_much(1.1):
             self._next_forgetting = now + 300
             changes += self._forget_some()
@@ -3042,12 +3042,12 @@ class Tracker:
                         self._news.append(Change("withdrawn", pull, told.verdict))
             self._drop_conversation(conversation)
 
-    def _news_of(self, pull: Pull, told: Told) -> Iterator[Change]:
-        """What has changed in what can be said of a pull since something was said last."""
+    def _review_pull(self, pull: Pull, told: Told) -> Iterator[Change]:
+        """Judge a pull again: what can be said of it that was not said, and when to do so next."""
         blobs = pull.asked_blobs(self.now)
         judged = verdict(pull, self.now, blobs)
         if not told.started and pull.is_download and (
-                judged != "running" or self.now - pull.requests[0].first_seen >= 2):
+                judged != "running" or self.now - pull.requests[0].first_seen >= START_SECONDS):
             told.started = True
             yield Change("started", pull, "running")
         if judged == "running" and told.verdict != "running" and (
@@ -3064,7 +3064,7 @@ class Tracker:
         else:
             moments = [pull.last_seen + pause for pause in (COMPLETE_SECONDS, QUIET_SECONDS)]
             if not told.started:
-                moments.append(pull.requests[0].first_seen + 2)
+                moments.append(pull.requests[0].first_seen + START_SECONDS)
             at = min([at for at in moments if at > self.now], default=self.now + 5)
             self._review_at(told, min(max(at, self.now + len(pull.asked) / 200),
                                       self.now + 5 if pull.open else math.inf))
@@ -3099,7 +3099,7 @@ class Tracker:
         for request in pull.requests:
             del self._requests[request.id]
             self._held -= request.held
-            self._discard(request)
+            self._forget_latest(request)
         self._drop_conversation(conversation)
         return change
 
