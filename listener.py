@@ -1944,11 +1944,14 @@ class Pull:
     Its requests are added in the order of their time.
     """
 
-    def __init__(self, conversation: Conversation, first: Request) -> None:
+    def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
         self.registry, _, self.repository = conversation.key
-        self.client, self.user, self.agent = first.client, first.user, first.agent
         self.reset()
+
+    def begin(self, first: Request, user: Optional[str]) -> None:
+        """Be the pull of USER that begins with the request FIRST, which is yet to be added."""
+        self.client, self.user, self.agent = first.client, user, first.agent
 
     def reset(self) -> None:
         """Have no requests (any more)."""
@@ -1987,7 +1990,7 @@ class Pull:
             if requests is None:
                 requests = self.asked[request.digest] = BlobRequests(
                     image.sizes[request.digest] if image else None)
-                self.conversation.askers.setdefault(request.digest, {})[self] = None
+                self.conversation.note_asker(self, request.digest)
             requests.add(request)
             self.open += request.ended is None
         self.is_download = self.is_download or request.method == "GET"
@@ -2157,10 +2160,7 @@ class Pull:
         return anew
 
     def _has_child(self, request: Request) -> bool:
-        """Whether a request is for a manifest in the index.
-
-        If nothing tells which those are, the first that is asked for at once is taken for one.
-        """
+        """Whether a request is for one of the index's manifests, or, if none are known, the next."""
         if self.index and not self.children:
             return request.digest in self.images or not self.images and (
                 request.time - self.manifest_requests[-1].time <= SLACK)
@@ -2560,7 +2560,7 @@ class Conversation:
         self._manifests, self._by_engine = manifests, by_engine  # the Tracker's; only read here
         self.requests: List[Tuple[float, int, Request]] = []  # each behind its place
         self.pulls: Dict[Pull, None] = {}
-        self.askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
+        self._askers: Dict[str, Dict[Pull, None]] = {}  # the pulls that asked for a blob
         # The pulls of each client and user; of one that nobody has named yet, None.
         self._clients: Dict[str, Dict[Optional[str], Dict[Pull, None]]] = {}
         self._unsettled: Optional[Place] = None  # the first whose request is in no pull yet
@@ -2625,7 +2625,7 @@ class Conversation:
         if not kept:
             self._begun[pull.requests[0].id] = pull
             self._unlist(pull)
-        self._forget_asked(pull)
+        self._forget_asker(pull)
         for request in pull.requests:
             request.pull = None
         pull.reset()
@@ -2641,11 +2641,14 @@ class Conversation:
         if not users:
             del self._clients[pull.client]
 
-    def _forget_asked(self, pull: Pull) -> None:
+    def note_asker(self, pull: Pull, digest: str) -> None:
+        self._askers.setdefault(digest, {})[pull] = None
+
+    def _forget_asker(self, pull: Pull) -> None:
         for digest in pull.asked:
-            del self.askers[digest][pull]
-            if not self.askers[digest]:
-                del self.askers[digest]
+            del self._askers[digest][pull]
+            if not self._askers[digest]:
+                del self._askers[digest]
 
     @property
     def manifests(self) -> Dict[str, Manifest]:
@@ -2658,13 +2661,13 @@ class Conversation:
 
     def latest_askers(self, digest: str) -> Iterator[Pull]:
         """The pulls that asked for a blob, the newest first."""
-        return itertools.islice(reversed(self.askers.get(digest, {})), MAX_CANDIDATES)
+        return itertools.islice(reversed(self._askers.get(digest, {})), MAX_CANDIDATES)
 
     def forget(self, pull: Pull) -> None:
         """Know nothing of a pull and its requests any more."""
         self._touched.pop(pull, None)
         self._unlist(pull)
-        self._forget_asked(pull)
+        self._forget_asker(pull)
         for request in pull.requests:
             self._unplace(request)
             request.pull = None
@@ -2688,8 +2691,8 @@ class Conversation:
         """The pull of USER that begins with these REQUESTS; they are not added to it."""
         first = requests[0]
         begun = next((request.id for request in requests if request.id in self._begun), None)
-        pull = Pull(self, first) if begun is None else self._begun.pop(begun)
-        pull.client, pull.user, pull.agent = first.client, user, first.agent
+        pull = Pull(self) if begun is None else self._begun.pop(begun)
+        pull.begin(first, user)
         self.pulls[pull] = None
         self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
         return pull
@@ -2864,7 +2867,7 @@ class Tracker:
     # -- facts in
 
     def feed(self, fact: Fact) -> List[Change]:
-        """Take in FACT: which pulls begin? All else the next tick tells; or this if much is held."""
+        """Take in FACT: which pulls begin? The rest comes with a tick, or now if too much is held."""
         self._steps += self.STEPS
         if fact.kind == "start":
             self._start(fact)
@@ -2906,10 +2909,7 @@ class Tracker:
                 registry.hear_start(fact, self.now)
 
     def _repository_name(self, fact: Fact) -> str:
-        """The name that FACT, of a log line, ends with, if an event has told of such a repository.
-
-        Of an http.prefix with /v2/ in it, nothing else tells where it ends.
-        """
+        """A line's repository without an http.prefix that has /v2/ in it, if events tell of it."""
         name = fact.repository
         while name:
             if (fact.registry, name) in self._manifests:
