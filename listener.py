@@ -23,9 +23,9 @@ The parts, in the order in which they stand; each knows nothing of the others' i
   facts           event_fact, line_fact: an event or a log line in, a Fact of one request out.
   understand      Manifest, Request, BlobRequests, Pull: what Facts add up to, of an image, a
                   request, all requests for one blob, a download. `verdict` judges a Pull.
+                  Registry: what a verdict depends on besides: when it was started anew.
                   Conversation: the requests of engines of one name for one repository, each in its
                   Pull.
-                  Registry: what a verdict depends on besides: when it was started anew.
                   Tracker: Facts in, in any order, Changes of Pulls out. No I/O and no clock:
                   `tick(now)` tells it the time.
   explain         Trouble: lines of the registry's log in, why its events do not arrive out.
@@ -33,17 +33,17 @@ The parts, in the order in which they stand; each knows nothing of the others' i
                   all verdicts doubtful. No I/O and no clock.
   show            events and Pulls in, text for people or JSON for programs out.
   page            PAGE: what a browser gets. Board: what it shows. Metrics: what Prometheus gets.
-  console         Terminal: lines out, whoever reads them. Refusals: a few lines of many.
+  console         Terminal: lines out, also if nobody reads them. Refusals: a few lines of many.
                   Console: the one thread that feeds the live Tracker, Trouble, Board and Terminals.
   read the files  read_apart: files in, Facts out. recall: what they tell when `serve` starts.
-                  Repeats: which lines of the registry's log have come before.
-  command line    Service for `serve`, list_pulls, check: they join the parts.
+                  KnownLines: which lines of the registry's log have come before.
+  command line    Service and its LineIntake for `serve`, list_pulls, check: they join the parts.
 
 How they meet in `serve`: the Server's thread commits envelopes to the EventLog and puts what is new
 into the Console's Inbox; the threads of Syslog and StandardInput do so with lines and RegistryLog.
-All else is done by the Console's thread, so that what is kept never waits for what is shown. A GET
-is answered with what that thread has made. `pulls` uses the same Tracker, so a pull gets the same
-verdict live and from the files.
+All else is done by the Console's thread, so that what is kept never waits for what is shown. GET
+/pulls is answered with what that thread has made. `pulls` uses the same Tracker, so a pull gets the
+same verdict live and from the files.
 
 Needs Python 3.9 or later on a POSIX system, and nothing else.
 """
@@ -2160,7 +2160,7 @@ class Pull:
         return anew
 
     def _has_child(self, request: Request) -> bool:
-        """Whether a request is for one of the index's manifests, or, if none are known, the next."""
+        """Whether a request is for a manifest of the index or, if none are known, is the next."""
         if self.index and not self.children:
             return request.digest in self.images or not self.images and (
                 request.time - self.manifest_requests[-1].time <= SLACK)
@@ -2867,7 +2867,7 @@ class Tracker:
     # -- facts in
 
     def feed(self, fact: Fact) -> List[Change]:
-        """Take in FACT: which pulls begin? The rest comes with a tick, or now if too much is held."""
+        """Take in FACT; returns what begins. A tick tells the rest; or this, if much is held."""
         self._steps += self.STEPS
         if fact.kind == "start":
             self._start(fact)
@@ -4187,7 +4187,7 @@ def page() -> Answer:
 
 def running_object(pull: Pull, now: float) -> Dict[str, Any]:
     """A running pull for programs: as `pull_object`, and what has become of each blob."""
-    asked, sizes = pull.asked_blobs(now), pull.sizes or {}
+    asked, sizes = pull.asked_blobs(now), pull.sizes
     blobs = [asked.get(digest) or Blob("", 0, sizes[digest]) for digest in {**sizes, **asked}]
     return {**pull_object(pull, now, "running"),
             "blobs": [{"state": blob.state or None, "sent": blob.sent, "size": blob.size}
@@ -4242,12 +4242,11 @@ class Board:
             self._pushes.append(_shown_json(found))
 
     def data(self, now: float, about: Dict[str, Any], notices: List[str]) -> bytes:
-        """The JSON of GET /pulls: what it says ABOUT the listener, and what people should know.
+        """The JSON of GET /pulls: what it says ABOUT the listener, NOTICES, and newest first:
 
-        Its other members: `running`, the newest of `running_count` pulls, as `pulls --json` has
-        them, with an array `blobs`: config and layers in their order, each with `state` (whole,
-        open, cut, refused, unknown; null: not asked for), `sent` and `size` in bytes; `pulls`, the
-        last that ended; `pushes`; and `notices`, an array of sentences. All newest first.
+        `running`, of `running_count` pulls, as `pulls --json` has them, and each with `blobs`:
+        config and layers in their order, with `state` (whole, open, cut, refused, unknown; null:
+        not asked for), `sent` and `size` in bytes; `pulls`, the last that ended; and `pushes`.
         """
         head = json.dumps({**about, "running_count": len(self.running)})
         sentences = (json.dumps(text[:MAX_TEXT]) for text in notices)
@@ -4306,7 +4305,7 @@ def process_metrics(started: float) -> str:
 class Metrics:
     """What has been counted since the start, for GET /metrics.
 
-    Each member of FAMILIES is written by one thread, and read by any. Times are in seconds since
+    Each count of FAMILIES goes up in one thread, and is read by any. Times are in seconds since
     1970, and 0 stands for never. No label has a value that a client chooses.
     """
 
@@ -4478,7 +4477,7 @@ class Console:
         self._out, self._err = Terminal(sys.stdout), Terminal(sys.stderr)
         metrics.inboxes += [self._inbox, self._out.inbox, self._err.inbox]
         self._snapshot: Tuple[float, Optional[Answer]] = (-math.inf, None)  # the page's data
-        self._asked = False  # for newer ones
+        self._asked = False  # whether newer data are being made
         self._next_second = 0.0
         self._last_error = ""  # that was said
         self._repeating = SaidOnce(self.warn)
@@ -4538,8 +4537,8 @@ class Console:
         if self._thread.is_alive():
             self._inbox.put(None, 0)
             self._thread.join(timeout)
-        shown = [terminal.stop(timeout) for terminal in (self._out, self._err)]
-        return all(shown) and not self._thread.is_alive()
+        written = [terminal.stop(timeout) for terminal in (self._out, self._err)]
+        return all(written) and not self._thread.is_alive()
 
     # -- in its own
 
@@ -4711,8 +4710,8 @@ def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter)
             counts["unreadable"] += not line.isspace()
 
 
-def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
-    """The lines of a registry's log; NOTES gets a sentence if none can tell of a request."""
+def checked_lines(path: str, notes: List[str]) -> Iterator[bytes]:
+    """All lines of a registry's log; NOTES gets a sentence if none can tell of a request."""
     number, found, without_time = 0, False, False
     name = "standard input" if path == "-" else path
     for number, line in enumerate(read_lines(path), 1):
@@ -4742,12 +4741,12 @@ def lines_with_a_request(path: str, notes: List[str]) -> Iterator[bytes]:
 
 def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
              notes: List[str]) -> Iterator[Fact]:
-    """The facts in files; in those of replicas, or in whatever order, by their times.
+    """The facts in files; of several, as of replicas, in the order of their times.
 
     COUNTS and NOTES learn what was not read, as above; raises Problem.
     """
-    read = [parse_all(lines_with_a_request(path, notes) if parse is logged_line
-                      else read_lines(path), parse, counts) for path in paths]
+    read = [parse_all(checked_lines(path, notes) if parse is logged_line else read_lines(path),
+                      parse, counts) for path in paths]
     return read[0] if len(read) == 1 else map(operator.itemgetter(1), merged(read))
 
 
@@ -4843,8 +4842,8 @@ def line_time(line: str) -> Optional[float]:
         return None
 
 
-class Repeats:
-    """Tells new lines of a registry's log from repeated ones: `docker logs` begins with old lines.
+class KnownLines:
+    """Tells new lines of a registry's log from those kept: `docker logs` begins with old lines.
 
     Known are the last MAX_LINES lines of those kept in the file PATH, by their hashes; and what is
     older than the first of these, if they are not all.
@@ -4881,7 +4880,7 @@ class Repeats:
 
 # ------------------------------------------------------------------------------------- command line
 
-NO_FILE = {errno.EISDIR: ": docker makes a folder where the file to mount is missing on its host"}
+IS_FOLDER = {errno.EISDIR: ": docker makes a folder where the file to mount is missing on its host"}
 MAX_DEBUG = 4 << 20  # bytes of a debug server's answer
 DEBUG_SECONDS = 5  # for the whole of it
 
@@ -4902,7 +4901,7 @@ def read_token(path: Optional[str]) -> Optional[bytes]:
     """The token in the file PATH; raises Problem."""
     if path is None:
         return None
-    with cannot(f"read the token in {path}", NO_FILE), open(path, "rb") as file:
+    with cannot(f"read the token in {path}", IS_FOLDER), open(path, "rb") as file:
         token = file.read().strip()
     if not token:
         raise Problem(f"no token in {path}: write one into it")
@@ -4921,7 +4920,7 @@ def read_tls(options: argparse.Namespace) -> Optional[ssl.SSLContext]:
     if options.tls_cert is None:
         return None
     for path in (options.tls_cert, options.tls_key):
-        with cannot(f"read {path}", NO_FILE):
+        with cannot(f"read {path}", IS_FOLDER):
             open(path, "rb").close()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with cannot(f"use certificate {options.tls_cert} with key {options.tls_key}"):
@@ -4948,7 +4947,7 @@ class LineIntake:
         self._console, self._metrics = console, metrics
         self.path = registry_log_beside(options.log)
         self.log = open_log(RegistryLog, self.path, console.warn, options.rotate)
-        self._repeats = Repeats(self.path) if options.registry_log else None
+        self._known = KnownLines(self.path) if options.registry_log else None
         self._lock = threading.Lock()  # lines may come from two threads
         self._sources: Dict[str, Any] = {}
         if options.syslog_port is not None:
@@ -4978,8 +4977,8 @@ class LineIntake:
     def _keep(self, lines: List[str]) -> None:
         lines = [mask_secrets(line) for line in lines]
         with self._lock:
-            if self._repeats:
-                lines = [line for line in lines if self._repeats.is_new(line)]
+            if self._known:
+                lines = [line for line in lines if self._known.is_new(line)]
             if not lines:
                 return
             self.log.append(lines)
@@ -5117,13 +5116,6 @@ def list_pulls(options: argparse.Namespace) -> None:
 
 def fetch_debug(url: str) -> Any:
     """The JSON of /debug/vars at a registry's debug server; raises Problem."""
-    def fetch() -> None:
-        try:
-            with opener.open(where, timeout=DEBUG_SECONDS) as answer:
-                result.append(_decode(answer.read(MAX_DEBUG).decode()))
-        except Exception as error:
-            result.append(error)
-
     where = url.rstrip("/").removesuffix("/debug/vars") + "/debug/vars"
     result: list = []
     opener = urllib.request.OpenerDirector()  # of no other scheme, and without proxies
@@ -5131,6 +5123,14 @@ def fetch_debug(url: str) -> Any:
                     urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
                     urllib.request.HTTPDefaultErrorHandler, urllib.request.UnknownHandler):
         opener.add_handler(handler())
+
+    def fetch() -> None:
+        try:
+            with opener.open(where, timeout=DEBUG_SECONDS) as answer:
+                result.append(_decode(answer.read(MAX_DEBUG).decode()))
+        except Exception as error:
+            result.append(error)
+
     thread = threading.Thread(target=fetch, daemon=True)
     start_thread(thread)
     thread.join(DEBUG_SECONDS)  # the timeout of a socket is for each read, and not for names
@@ -5145,7 +5145,7 @@ def fetch_debug(url: str) -> Any:
 def read_trouble(paths: List[str], lines: LineCount, notes: List[str]) -> Trouble:
     """What registries' logs tell of faults, by time; LINES and NOTES learn what else they tell."""
     def texts(path: str) -> Iterator[str]:
-        for line in lines_with_a_request(path, notes):
+        for line in checked_lines(path, notes):
             if text := mask_secrets(line.decode("utf-8", "replace").rstrip("\r\n")):
                 lines.feed(text)
                 yield text

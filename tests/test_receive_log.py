@@ -182,30 +182,30 @@ def test_a_line_that_comes_by_syslog_as_well_counts_once(tmp_path):
 
 
 def test_repeats_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.Repeats, "MAX_LINES", 3)
-    repeats = module.Repeats(str(tmp_path / "none"))
-    assert [repeats.is_new(line) for line in "abcabcd"] == [True] * 3 + [False] * 3 + [True]
-    assert [repeats.is_new(line) for line in "dcba"] == [False] * 3 + [True]
+    monkeypatch.setattr(module.KnownLines, "MAX_LINES", 3)
+    known = module.KnownLines(str(tmp_path / "none"))
+    assert [known.is_new(line) for line in "abcabcd"] == [True] * 3 + [False] * 3 + [True]
+    assert [known.is_new(line) for line in "dcba"] == [False] * 3 + [True]
 
 
 def test_repeats_of_more_lines_than_are_remembered(tmp_path, monkeypatch):
     """What was kept before those that are remembered is old, whichever file it was in."""
-    monkeypatch.setattr(module.Repeats, "MAX_LINES", 3)
+    monkeypatch.setattr(module.KnownLines, "MAX_LINES", 3)
     lines = [f'time="2026-11-25T10:00:0{second}Z" level=info msg=x' for second in range(9)]
     path = tmp_path / "registry.log"
     for kept, rotated in ((lines[:8], []), (lines[4:8], lines[:4])):
         path.write_text("".join(line + "\n" for line in kept))
         path.with_name("registry.log.1").write_text("".join(line + "\n" for line in rotated))
-        repeats = module.Repeats(str(path))
+        known = module.KnownLines(str(path))
         assert [line for line in [*lines[:3], "of that time", *lines[3:]]
-                if repeats.is_new(line)] == lines[8:]
+                if known.is_new(line)] == lines[8:]
 
 
 def test_a_line_that_was_kept_twice_is_known_as_long_as_the_newer(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.Repeats, "MAX_LINES", 3)
+    monkeypatch.setattr(module.KnownLines, "MAX_LINES", 3)
     (tmp_path / "registry.log").write_text("a\nb\nb\n")
-    repeats = module.Repeats(str(tmp_path / "registry.log"))
-    assert [line for line in "cdb" if repeats.is_new(line)] == ["c", "d"]
+    known = module.KnownLines(str(tmp_path / "registry.log"))
+    assert [line for line in "cdb" if known.is_new(line)] == ["c", "d"]
 
 
 def test_the_end_of_the_input_is_said_and_the_listener_goes_on(tmp_path):
