@@ -1726,6 +1726,7 @@ COPIERS = ("skopeo/", "containers/", "Buildah/", "crane/", "go-containerregistry
 IMAGE_CONFIG_TYPES = {"application/vnd.docker.container.image.v1+json",
                       "application/vnd.oci.image.config.v1+json"}
 ATTESTATION_TYPE = "application/vnd.in-toto+json"  # of a layer: an SBOM, or how it was built
+Key = collections.namedtuple("Key", "registry engine repository")  # names; of a conversation
 Place = Tuple[float, int]  # among the requests of a conversation: by `sort_time`, then as they came
 
 
@@ -1969,7 +1970,7 @@ class Pull:
         self.starts_seen = False  # the log tells when requests begin: there is token auth
         self.is_download = False  # not just a question
         self.proxied = self.redirected = False
-        self.open = 0  # requests of which no end is known
+        self.open_count = 0  # requests of which no end is known
         self._chosen: Optional[List[Manifest]] = None
         # As the Tracker has judged them when it was over: later pulls change nothing of that.
         self.final_blobs: Optional[Dict[str, Blob]] = None
@@ -1992,7 +1993,7 @@ class Pull:
                     image.sizes[request.digest] if image else None)
                 self.conversation.note_asker(self, request.digest)
             requests.add(request)
-            self.open += request.ended is None
+            self.open_count += request.ended is None
         self.is_download = self.is_download or request.method == "GET"
         self.proxied = self.proxied or request.proxied
         self.last_asked = max(self.last_asked, request.first_seen)
@@ -2000,9 +2001,9 @@ class Pull:
 
     def learn(self, request: Request, fact: Fact) -> bool:
         """Let one of the requests learn FACT; whether that changes where it may belong."""
-        self.open -= request.ended is None
+        self.open_count -= request.ended is None
         moves = self.asked[request.digest].learn(request, fact)
-        self.open += request.ended is None
+        self.open_count += request.ended is None
         self._note(request)
         return moves
 
@@ -2071,7 +2072,7 @@ class Pull:
         return any(not one.manifest.is_index and not one.manifest.is_attestation
                    for one in self.manifest_requests) and any(
             pull is not self and child.digest in pull.images
-            and (pull.open > 0 or pull.ended_time > self.started - SLACK)
+            and (pull.open_count > 0 or pull.ended_time > self.started - SLACK)
             for pull in self.conversation.latest_of(self.client))
 
     def is_missing(self, digest: str) -> bool:
@@ -2098,12 +2099,12 @@ class Pull:
 
     def is_active(self, at: float) -> bool:
         """Whether it may go on AT that time: something is open, or ended a moment ago."""
-        return at - self.ended_time < QUIET_SECONDS or self.open > 0
+        return at - self.ended_time < QUIET_SECONDS or self.open_count > 0
 
     def goes_on_beside(self, later: Pull) -> bool:
         """Whether, for all that is known, it was not over when the same was pulled once more."""
         return self.asked_digest == later.asked_digest and (
-            self.open > 0 or self.ended_time > later.started - SLACK and not any(
+            self.open_count > 0 or self.ended_time > later.started - SLACK and not any(
                 map(self.is_missing, itertools.islice(reversed(self.asked), MAX_AT_ONCE))))
 
     def continues_with(self, request: Request) -> bool:
@@ -2266,7 +2267,7 @@ class Pull:
                 return Blob("whole", min(sent, size), size)
             if not requests.open:
                 return Blob("unknown", None, size)
-        lost = bool(requests.open)  # their ends, unless one is still being answered
+        lost = bool(requests.open)  # whether an end is, unless that is still being answered
         if lost and any(self.is_open(request, now) for request in requests.open.values()):
             return Blob("open", None, size)
         if requests.refused is not None and not lost:
@@ -2340,14 +2341,14 @@ class Pull:
     @property
     def restarted(self) -> bool:
         """Whether the registry was started anew meanwhile."""
-        end = math.inf if self.open else self.ended_time + QUIET_SECONDS
+        end = math.inf if self.open_count else self.ended_time + QUIET_SECONDS
         return self.conversation.registry.restarted(self.started, end)
 
     @property
     def end(self) -> Tuple[float, str]:
         """When its last request ended, or the process that served it was last heard of."""
         ended = self.ended_time, self.ended_stamp
-        if self.open and self.conversation.registry.last_restart > self.started:
+        if self.open_count and self.conversation.registry.last_restart > self.started:
             first = min(request.time for requests in self.asked.values()
                         for request in requests.open.values())
             return max(ended, self.conversation.registry.last_sign(first))
@@ -2546,14 +2547,14 @@ def engine_name(agent: str) -> str:
     return "containerd" if shared else agent
 
 
-def conversation_key(fact: Fact) -> Tuple[str, str, str]:
-    return fact.registry, engine_name(fact.agent), fact.repository
+def conversation_key(fact: Fact) -> Key:
+    return Key(fact.registry, engine_name(fact.agent), fact.repository)
 
 
 class Conversation:
     """All requests for one repository of one registry by engines of one name, in order of time."""
 
-    def __init__(self, key: Tuple[str, str, str], registry: Registry,
+    def __init__(self, key: Key, registry: Registry,
                  manifests: Mapping[Tuple[str, str], Dict[str, Manifest]],
                  by_engine: Mapping[Tuple[str, str], Dict[Request, None]]) -> None:
         self.key, self.registry = key, registry
@@ -2653,11 +2654,11 @@ class Conversation:
     @property
     def manifests(self) -> Dict[str, Manifest]:
         """Those of the repository that the registry has told of, by digest."""
-        return self._manifests.get((self.key[0], self.key[2]), {})
+        return self._manifests.get((self.key.registry, self.key.repository), {})
 
     def latest_requests(self, client: str) -> Dict[Request, None]:
         """What a client's engine has asked for of late, of blobs from whatever repository."""
-        return self._by_engine.get((client, self.key[1]), {})
+        return self._by_engine.get((client, self.key.engine), {})
 
     def latest_askers(self, digest: str) -> Iterator[Pull]:
         """The pulls that asked for a blob, the newest first."""
@@ -2689,10 +2690,9 @@ class Conversation:
 
     def _begin(self, user: Optional[str], *requests: Request) -> Pull:
         """The pull of USER that begins with these REQUESTS; they are not added to it."""
-        first = requests[0]
         begun = next((request.id for request in requests if request.id in self._begun), None)
         pull = Pull(self) if begun is None else self._begun.pop(begun)
-        pull.begin(first, user)
+        pull.begin(requests[0], user)
         self.pulls[pull] = None
         self._clients.setdefault(pull.client, {}).setdefault(pull.user, {})[pull] = None
         return pull
@@ -2769,7 +2769,7 @@ class Conversation:
         return other or (self._split(own, anew) if anew else own)
 
     def _best(self, request: Request, pulls: Iterable[Pull]) -> Optional[Pull]:
-        """Of PULLS, newest first, the one whose image has the blob and that lacks it, else has it.
+        """Of PULLS, newest first, the best whose image has the blob: if one lacks it, such a one.
 
         One that may be over goes on only if none is newer. Of those that had begun when the blob
         was asked for, the newest goes first; of those that go on at once, as of two machines behind
@@ -2779,15 +2779,15 @@ class Conversation:
         best: Dict[Optional[str], Tuple] = {}
         newest: Dict[Optional[str], Pull] = {}  # of each user
         newest_begun: Dict[Optional[str], Pull] = {}  # of those that began before the request
-        digest, order = request.digest, request.place[0]
+        digest, at = request.digest, request.place[0]
         for pull in pulls:
-            if request.user_known and pull.user != request.user or pull.started - SLACK > order:
+            if request.user_known and pull.user != request.user or pull.started - SLACK > at:
                 continue
             is_newest = newest.setdefault(pull.user, pull) is pull
-            had_begun = pull.started <= order
+            had_begun = pull.started <= at
             last = newest_begun.setdefault(pull.user, pull) if had_begun else newest[pull.user]
             contains = pull.contains(digest)
-            if not contains or not pull.is_active(order) and (
+            if not contains or not pull.is_active(at) and (
                     contains == PERHAPS or not is_newest or pull.may_be_whole(digest)):
                 continue
             fetches = pull.is_fetching(request)
@@ -2847,7 +2847,7 @@ class Tracker:
         self._manifest_queue: collections.deque = collections.deque()
         # The latest requests for blobs, by client and name of the engine.
         self._by_engine: Dict[Tuple[str, str], Dict[Request, None]] = collections.defaultdict(dict)
-        self._conversations: Dict[Tuple[str, str, str], Conversation] = {}
+        self._conversations: Dict[Key, Conversation] = {}
         self._late: Dict[Conversation, None] = {}  # those to settle
         self._requests: Dict[str, Request] = {}
         self._told: Dict[Pull, Told] = {}
@@ -2938,7 +2938,7 @@ class Tracker:
 
     def _forget_latest(self, request: Request) -> None:
         """Forget that a request is one of its engine's latest, if it is, and an engine of none."""
-        key = request.client, request.conversation.key[1]
+        key = request.client, request.conversation.key.engine
         latest = self._by_engine[key]
         latest.pop(request, None)
         if not latest:
@@ -2952,7 +2952,7 @@ class Tracker:
             conversation = self._conversations[key] = Conversation(
                 key, self._registries[fact.registry], self._manifests, self._by_engine)
         if not request.manifest:
-            latest = self._by_engine[request.client, key[1]]
+            latest = self._by_engine[request.client, key.engine]
             latest[request] = None
             keep_latest(latest, self.MAX_OF_ENGINE)
         if pull := conversation.add(request):
@@ -2982,7 +2982,7 @@ class Tracker:
         if told is None:
             told = self._told[pull] = Told(pull)
         # While a request is open there is little to tell.
-        at = self.now + 2 if pull.open and told.verdict == "running" else self.now
+        at = self.now + 2 if pull.open_count and told.verdict == "running" else self.now
         if at < told.review_at:
             self._review_at(told, at)
         if not told.started and pull.is_download and pull.manifest_requests and pull.images and (
@@ -3067,7 +3067,7 @@ class Tracker:
                 moments.append(pull.requests[0].first_seen + START_SECONDS)
             at = min([at for at in moments if at > self.now], default=self.now + 5)
             self._review_at(told, min(max(at, self.now + len(pull.asked) / 200),
-                                      self.now + 5 if pull.open else math.inf))
+                                      self.now + 5 if pull.open_count else math.inf))
 
     def _too_much(self, share: float) -> bool:
         return max(len(self._told) / self.MAX_PULLS, self._held / self.MAX_HELD) > share
