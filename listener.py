@@ -2860,10 +2860,6 @@ class Tracker:
         self._settle(-math.inf)
         return iter(list(self._told))
 
-    def __len__(self) -> int:
-        self._settle(-math.inf)
-        return len(self._told)
-
     # -- facts in
 
     def feed(self, fact: Fact) -> List[Change]:
@@ -2872,16 +2868,7 @@ class Tracker:
         if fact.kind == "start":
             self._start(fact)
             return []
-        registry = self._registries.get(fact.registry)
-        if registry is None:
-            registry = self._registries[fact.registry] = Registry()
-            keep_latest(self._registries, self.MAX_REGISTRIES)
-        registry.hear(fact)
-        if fact.instance in self._starts:  # that of this registry, and of no other
-            registry.hear_start(self._starts[fact.instance], self.now)
-            for other in self._registries.values():
-                if not other.is_also(registry):
-                    other.undo_start(fact.instance)
+        self._hear(fact)
         manifest = None if fact.kind == "blob" else self._manifest_of(fact)
         request = self._requests.get(fact.request)
         if fact.kind == "pushed" or fact.status == 401:  # which tells where to get a token
@@ -2898,6 +2885,19 @@ class Tracker:
             self._learn_more(fact, request)
         news, self._news = self._news, []
         return news
+
+    def _hear(self, fact: Fact) -> None:
+        """Let the registry that told FACT know of it, and of a start that only its instance names."""
+        registry = self._registries.get(fact.registry)
+        if registry is None:
+            registry = self._registries[fact.registry] = Registry()
+            keep_latest(self._registries, self.MAX_REGISTRIES)
+        registry.hear(fact)
+        if fact.instance in self._starts:  # that of this registry, and of no other
+            registry.hear_start(self._starts[fact.instance], self.now)
+            for other in self._registries.values():
+                if not other.is_also(registry):
+                    other.undo_start(fact.instance)
 
     def _start(self, fact: Fact) -> None:
         """A registry's process began; its name is known if there is only one, else from events."""

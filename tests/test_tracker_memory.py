@@ -54,12 +54,12 @@ def test_year_of_pulls_stays_small():
             facts.append(client.begins(at + 60, f"open{hour}", SECOND))
         feed_all(tracker, sorted(facts, key=lambda fact: fact.time))
         if hour % 500 == 499:
-            sizes.append((len(tracker), held(tracker)))
+            sizes.append((len(list(tracker)), held(tracker)))
     assert max(number for number, _ in sizes) < 50
     assert max(objects for _, objects in sizes[1:]) < 2 * max(sizes[0][1], 2000)
     for hour in range(48):
         tracker.tick(at + hour * 3600)
-    assert len(tracker) == 0 and held(tracker) < 200  # with manifests, as a client may have them
+    assert not list(tracker) and held(tracker) < 200  # with manifests, as a client may have them
 
 
 def endless_requests():
@@ -127,7 +127,7 @@ def test_what_never_ends_is_bounded(endless, monkeypatch):
         if number in (399, 9_999, 19_999):
             most = max(most, held(tracker))
     # A second's worth of facts may come before the limits are looked at.
-    assert len(tracker) < 50 * 1.1 + 101
+    assert len(list(tracker)) < 50 * 1.1 + 101
     assert most < 30 * 2000
 
 
@@ -141,7 +141,7 @@ def test_forgotten_pulls_are_held_by_nothing(monkeypatch):
         pulls.update(tracker)
         tracker.tick(START + number * 0.01 + 1.1)
     gc.collect()
-    assert len(pulls) == len(tracker) < 60
+    assert len(pulls) == len(list(tracker)) < 60
 
 
 def test_a_request_that_comes_late_after_one_that_went_elsewhere_is_forgotten():
@@ -154,7 +154,7 @@ def test_a_request_that_comes_late_after_one_that_went_elsewhere_is_forgotten():
         tracker.feed(FOO.ends(at, f"two{number}", SECOND, 5, took=9)._replace(repository=other))
     for minutes in range(10, 300, 5):
         tracker.tick(START + minutes * 60)
-    assert len(tracker) == 0 and held(tracker) < 200
+    assert not list(tracker) and held(tracker) < 200
 
 
 def test_a_pull_whose_only_request_went_elsewhere_is_no_pull(monkeypatch):
@@ -167,7 +167,7 @@ def test_a_pull_whose_only_request_went_elsewhere_is_no_pull(monkeypatch):
     tracker.feed(FOO.sent(START + 3, "one", FIRST, 5))
     said = [change for at in range(4, 8000, 60) for change in tracker.tick(START + at)]
     assert {change.pull.agent for change in said} <= {FOO.agent}
-    assert len(tracker) == 0
+    assert not list(tracker)
 
 
 def test_a_pull_that_is_forgotten_before_its_conversation_is_settled_stays_so(monkeypatch):
@@ -204,7 +204,7 @@ def test_pulls_of_one_moment_are_bounded_as_well(monkeypatch):
         tracker.feed(fact)
         if number % 1000 == 999:
             sizes.append(held(tracker))
-            assert len(tracker) <= 75
+            assert len(list(tracker)) <= 75
     assert max(sizes) < 2 * min(sizes)
     read = iter(facts)
     told = listener.pull_objects(read, [])
@@ -295,7 +295,6 @@ def test_nonsense(seed):
             listener.pull_object(change.pull, now)
             assert listener.pull_line(change, now).isprintable()
             assert len(listener.pull_row(listener.pull_object(change.pull, now))) <= 100
-        assert len(tracker) == sum(1 for _ in tracker)
     for day in range(20):
         tracker.tick(now + day * 86400)
-    assert len(tracker) == 0 and held(tracker) < 300  # manifests, and when registries began
+    assert not list(tracker) and held(tracker) < 300  # manifests, and when registries began
