@@ -877,7 +877,7 @@ _remembered_head = functools.lru_cache(maxsize=256)(_Head)
 
 
 class Handler(_Head):
-    """One request: the bytes of its head in, the bytes of the answer out. It does no I/O."""
+    """One HTTP request: the bytes of its head in, those of the answer out. It does no I/O."""
 
     def __init__(self, head: bytes, token: Optional[bytes]) -> None:
         """Read HEAD, from the request line to the empty line; TOKEN: only who has it is served."""
@@ -904,8 +904,8 @@ class Handler(_Head):
         return 401, (f"{what} for {self.path}: send Authorization: Bearer TOKEN, or "
                      "in a browser give it as the password, with any name")
 
-    def answer(self, answer: Answer) -> bytes:
-        """The bytes of an ANSWER."""
+    def encode(self, answer: Answer) -> bytes:
+        """The bytes of an ANSWER to this request."""
         status, body, content_type, headers = answer
         self.wfile = io.BytesIO()
         self.request_version = "HTTP/1.1"  # also after a request line that could not be read
@@ -1170,7 +1170,7 @@ class Server:
             connection.body = connection.request = None
             connection.allow(REQUEST_SECONDS)
             self.answered[answer.status] += 1
-            yield from connection.send(request.answer(answer))
+            yield from connection.send(request.encode(answer))
             if request.refusal:
                 break
             if request.close_connection:
@@ -1707,13 +1707,13 @@ COMPLETE_SECONDS = 5  # a client asks for the next layer within
 RESUME_SECONDS = 0.9  # a new pull's lines may come this long before its manifest's event
 QUIET_SECONDS = 30  # docker tries a broken layer again after 25 s at the latest
 START_SECONDS = 2  # after which a download is said to have started, whatever is known of it
-AT_ONCE_SECONDS = 0.5  # seconds from one request for a manifest to the next, of a pull
+MANIFEST_SECONDS = 0.5  # from one request for a manifest to the next, of a pull
 SLACK = 3  # seconds that a blob's request may seem older than its manifest's
 MAX_CHILDREN = 64  # manifests of an index, or of a pull, that are looked at
 MAX_CANDIDATES = 50  # of a client's latest pulls of a repository, for one more request
 MAX_ERROR_BODY = 1000  # bytes; a registry's error is shorter, and counts as written too
 MAX_SPLIT = 500  # requests of a pull that may be split in two
-MAX_AT_ONCE = 8  # blobs that a client fetches at once; docker 3, podman 6
+MAX_AT_ONCE = 8  # blobs that a client fetches at once: docker 3, podman 6
 PART_MULTIPLE = 4096  # bytes: containerd fetches a layer in ranges that are a multiple of it
 SURELY, PERHAPS, NOT = 2, 1, 0  # answers to whether an image has a blob
 EMPTY_LAYERS = {  # archives of nothing, as docker and BuildKit write them: any image may bring them
@@ -1762,7 +1762,7 @@ class Manifest:
 
 
 class Request:
-    """A client's request for a manifest or a blob: what events and log lines have told of it."""
+    """A registry's client's request for a manifest or a blob: what events and lines tell of it."""
 
     __slots__ = ("id", "client", "digest", "tag", "method", "manifest", "instance", "conversation",
                  "place", "pull", "proxied", "agent", "user", "user_known", "stamp", "size",
@@ -2126,7 +2126,7 @@ class Pull:
         """Whether a request by tag, which comes first, seems later by another replica's clock."""
         first = next(iter(self.manifest_requests), None)
         return first is not None and not self.tag and first.instance != request.instance and (
-            request.time - first.time <= AT_ONCE_SECONDS
+            request.time - first.time <= MANIFEST_SECONDS
             and (first.digest in request.manifest.children
                  or first.digest == request.digest and request.method == "HEAD")
             and (request.digest, "HEAD", False) not in self._manifests_asked)
@@ -2749,7 +2749,7 @@ class Conversation:
         # A HEAD, and at once its GET from another address of the client.
         return next((pull for pull in self._others(request) if (
             request.method == "GET" and pull.user == request.user and pull.continues_with(request)
-            and request.time - pull.manifest_requests[-1].time <= AT_ONCE_SECONDS)), None)
+            and request.time - pull.manifest_requests[-1].time <= MANIFEST_SECONDS)), None)
 
     def _pull_for_blob(self, request: Request) -> Optional[Pull]:
         if request.user_known or len(self._clients.get(request.client, ())) == 1:
@@ -2887,7 +2887,7 @@ class Tracker:
         return news
 
     def _hear(self, fact: Fact) -> None:
-        """Let the registry that told FACT know of it, and of a start that only its instance names."""
+        """Let FACT's registry know of it, and of a start of which only its instance was known."""
         registry = self._registries.get(fact.registry)
         if registry is None:
             registry = self._registries[fact.registry] = Registry()
