@@ -70,6 +70,7 @@ import json
 import marshal
 import math
 import multiprocessing
+import multiprocessing.util
 import operator
 import os
 import re
@@ -107,7 +108,7 @@ def plain(text: str) -> str:
 
 def plain_line(text: str) -> str:
     """As `plain`; what is JSON in TEXT stays JSON."""
-    if '{"' not in text or text.isprintable():
+    if text.isprintable() or not re.search(r'\{\s*"', text):
         return plain(text)
     return "".join(c if c.isprintable() else "\\u007f" if c == "\x7f" else json.dumps(c)[1:-1]
                    for c in text)
@@ -891,7 +892,8 @@ class Handler(_Head):
     def _token_refusal(self, token: bytes) -> Optional[Refusal]:
         authorization = self.headers.get("Authorization", "").strip(" \t")
         scheme, _, rest = authorization.partition(" ")
-        given = (rest.strip(" \t") if scheme.lower() == "bearer" else authorization).encode("latin-1")
+        given = rest.strip(" \t") if scheme.lower() == "bearer" else authorization
+        given = given.encode("latin-1")
         if scheme.lower() == "basic":
             with contextlib.suppress(ValueError):
                 given = base64.b64decode(rest).partition(b":")[2]
@@ -1577,8 +1579,8 @@ def log_fields(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
     """The fields of a line of the registry's log, as logrus names them: time, level, msg, ...
 
     LINE is logrus text, JSON or logstash, behind any prefix (compose, syslog, CRI, labels), and may
-    itself be a member of a JSON object (Docker's json-file, journald): so many WRAPPERS are opened.
-    If it is none of these, {}, and the text that was in the wrappers.
+    itself be a member of a JSON object (Docker's json-file, journald), or of one within; of those
+    there may be WRAPPERS - 1. If it is none of these, {}, and the text that was in the wrappers.
     https://distribution.github.io/distribution/about/configuration/#log
     """
     if wrappers and len(line) <= MAX_LINE:
@@ -4332,6 +4334,7 @@ class Metrics:
         self.write_error: Optional[OSError] = None
         self.input_ended = ""  # why no more of the registry's log comes from standard input
         self.repeats = 0  # how often events came again since the last new one
+        self.last_commit = 0.0  # when the last of either came
         self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
         self.events_total = dict.fromkeys(("pull", "push", "mount", "delete", "other"), 0)
         self.duplicate_events_total = self.write_failing = self.registry_cannot_send = 0
@@ -4357,6 +4360,10 @@ class Metrics:
             action = text_of(event, "action")
             self.events_total[action if action in self.events_total else "other"] += 1
             self.last_event_timestamp_seconds = now
+
+    def events_repeat(self, now: float) -> bool:
+        """Whether nothing new comes, but the same again and again."""
+        return self.repeats >= OFTEN and now - self.last_commit < MENDED_SECONDS
 
     def count_change(self, change: Change) -> None:
         if change.what == "started":
@@ -4576,10 +4583,10 @@ class Console:
         if now >= self._next_second:
             self._next_second = now + 1
             self.warn(*self._refusals.sum_up())
-            if self._metrics.repeats < OFTEN:
-                self._repeating.end()
-            else:
+            if self._metrics.events_repeat(now):
                 self._repeating.begin(REPEATS)
+            else:
+                self._repeating.end()
         self._metrics.pulls_running = len(self._board.running)
         self._metrics.registry_cannot_send = int(self._trouble.cannot_send)
 
@@ -4645,7 +4652,7 @@ class Console:
                    "written."] if metrics.write_error else []
         notices += [f"{plain(metrics.input_ended)}."] if metrics.input_ended else []
         notices += self._trouble.standing(now)
-        notices += [REPEATS] if metrics.repeats >= OFTEN else []
+        notices += [REPEATS] if metrics.events_repeat(now) else []
         if metrics.last_event_timestamp_seconds and (
                 not metrics.last_registry_log_line_timestamp_seconds):
             notices.append("No line of the registry's log arrives, so pulls end as unknown: let "
@@ -4676,7 +4683,7 @@ def read_lines(path: str) -> Iterator[bytes]:
                 if len(line) == MAX_READ_LINE and not line.endswith(b"\n"):
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_READ_LINE)
-                    line = b"\0"  # none that can be read
+                    line = b"\0"  # which is no event, and no line of a registry
                 yield line
     except (EOFError, OSError, zlib.error) as error:
         remedy = "" if isinstance(error, OSError) else (
@@ -4685,12 +4692,15 @@ def read_lines(path: str) -> Iterator[bytes]:
 
 
 def logged_event(line: bytes) -> Optional[Fact]:
-    """What a line of log.log says of a pull; raises what parse_all catches if it is no event."""
+    """What a line of log.log says of a pull; ValueError if it is no event."""
     # Most of a log may be pushes: what is none of a pull's is not taken apart at all.
     if line.endswith(b"}\n") and b"/blobs/sha256:" in line and (
             b'"action":"push"' in line or b'"method":"HEAD"' in line):
         return None
-    return event_fact(_decode(line.decode()))
+    try:
+        return event_fact(_decode(line.decode()))
+    except (AttributeError, RecursionError) as error:
+        raise ValueError(f"not an event: {error!r}") from None
 
 
 def logged_line(line: bytes) -> Optional[Fact]:
@@ -4706,7 +4716,7 @@ def parse_all(lines: Iterable[bytes], parse: Parse, counts: collections.Counter)
         try:
             if fact := parse(line):
                 yield fact
-        except (AttributeError, RecursionError, ValueError):
+        except ValueError:
             counts["unreadable"] += not line.isspace()
 
 
@@ -4743,16 +4753,15 @@ def read_all(paths: List[str], parse: Parse, counts: collections.Counter,
              notes: List[str]) -> Iterator[Fact]:
     """The facts in files; of several, as of replicas, in the order of their times.
 
-    COUNTS and NOTES learn what was not read, as above; raises Problem.
+    COUNTS["unreadable"] and NOTES learn of what was not read; raises Problem.
     """
     read = [parse_all(checked_lines(path, notes) if parse is logged_line else read_lines(path),
                       parse, counts) for path in paths]
     return read[0] if len(read) == 1 else map(operator.itemgetter(1), merged(read))
 
 
-def _send_facts(paths: List[str], parse: Parse, receiving: Any, sending: Any) -> None:
+def _send_facts(paths: List[str], parse: Parse, sending: Any) -> None:
     """Send lists of facts; at last how many lines could not be read, notes, and what went wrong."""
-    receiving.close()  # or it would not notice that its parent is gone
     counts: collections.Counter = collections.Counter()
     notes: List[str] = []
     found = map(tuple, read_all(paths, parse, counts, notes))
@@ -4773,7 +4782,9 @@ def read_apart(paths: List[str], parse: Parse, counts: collections.Counter,
     with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and Python 3.10
         fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that neither has to wait often
     reader = multiprocessing.get_context("fork").Process(
-        target=_send_facts, args=(paths, parse, receiving, sending), daemon=True)
+        target=_send_facts, args=(paths, parse, sending), daemon=True)
+    # A reader must not hold this end open itself, or it would not notice that its parent is gone.
+    multiprocessing.util.register_after_fork(receiving, type(receiving).close)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this one
     try:
         reader.start()
@@ -5032,6 +5043,7 @@ class Service:
         finally:
             metrics.write_error, metrics.write_failing = log.error, int(log.error is not None)
             metrics.duplicate_events_total, metrics.repeats = log.duplicates, log.repeats
+            metrics.last_commit = time.time()
         return functools.partial(self._follow, fresh)
 
     def _follow(self, fresh: List[Tuple[dict, bytes]]) -> None:
