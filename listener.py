@@ -3272,10 +3272,7 @@ CAUSES = (  # the registry's words, a name if those are none, and what to do
 
 
 class Fault:
-    """Something that keeps events away, and how often the registry's log has told of it.
-
-    Each kind is a class of its own: what there is to say of it, and what ends it.
-    """
+    """Something that keeps events away: what to say of it, and how often a log has told of it."""
 
     rank = 2  # of several, the one with the least is said first
     max_reasons = 1  # that are said while it lasts
@@ -3296,12 +3293,8 @@ class Fault:
         self.said: Set[str] = set()  # sentences, since it began
 
     def ends_with_start(self, urls: Set[str]) -> bool:
-        """Whether it is over when a registry starts that sends events to URLS."""
-        return False
-
-    def ends_with_answer(self, authorized: bool) -> bool:
-        """Whether it is over when a request is answered, or AUTHORIZED."""
-        return False
+        """Whether it is over when a registry starts, sends events to URLS, and tells not of it."""
+        return True
 
     def news(self) -> List[str]:
         """Its sentence, if that is to be said."""
@@ -3340,12 +3333,6 @@ class NotRunning(Fault):
             "a registry that does not run", f"the registry does not run, as its log ends with: "
             f"{shown(words)}. {remedy}and start it again.", "it runs")
 
-    def ends_with_start(self, urls: Set[str]) -> bool:
-        return True
-
-    def ends_with_answer(self, authorized: bool) -> bool:
-        return not self.recurring
-
 
 class CannotSend(Fault):
     rank = 1
@@ -3382,9 +3369,6 @@ class NoEndpoint(Fault):
                 "http://sts_listener_server:8086/log` under `notifications:` `endpoints:`"
             ) + " in its config.yml, and restart it.", "it has an endpoint to send events to")
 
-    def ends_with_start(self, urls: Set[str]) -> bool:
-        return bool(urls)
-
 
 class ShortTimeout(Fault):
     def __init__(self, url: str, timeout: float) -> None:
@@ -3393,9 +3377,6 @@ class ShortTimeout(Fault):
             "every event comes again and again: without a unit the number is nanoseconds. Write "
             "`timeout: 1s` in the registry's config.yml, and restart it.",
             f"it gives {url} enough time", url)
-
-    def ends_with_start(self, urls: Set[str]) -> bool:
-        return True
 
 
 class UntrustedKey(Fault):
@@ -3407,8 +3388,8 @@ class UntrustedKey(Fault):
             "key. registry:3 also needs `disable_legacy_key_id: true` under `token:` in the "
             "configuration of docker_auth.", "the registry trusts the token server's key again")
 
-    def ends_with_answer(self, authorized: bool) -> bool:
-        return authorized
+    def ends_with_start(self, urls: Set[str]) -> bool:
+        return False
 
 
 class Endpoint(NamedTuple):
@@ -3504,7 +3485,8 @@ class Trouble:
         message, instance = _field(fields, "msg"), _field(fields, "instance.id")
         authorized = message == "authorized request"
         if authorized or message.startswith("response completed"):
-            return self._end(lambda fault: fault.ends_with_answer(authorized), at)
+            return self._end(lambda fault: authorized and isinstance(fault, UntrustedKey) or (
+                isinstance(fault, NotRunning) and not fault.recurring), at)
         if _field(fields, "level") == "fatal":
             return self._note(NotRunning(message), at)
         if message.startswith("listening on") and instance:
