@@ -3296,13 +3296,6 @@ class Fault:
         """Whether it is over when a registry starts, sends events to URLS, and tells not of it."""
         return True
 
-    def news(self) -> List[str]:
-        """Its sentence, if that is to be said."""
-        if self.recurring or self.sentence in self.said or len(self.said) == self.max_reasons:
-            return []
-        self.said.add(self.sentence)
-        return [self.sentence]
-
     def tell(self, at: float) -> None:
         """It was told of once more, AT that time; 0: nothing tells when."""
         self.first = min(self.first, at or math.inf)
@@ -3361,13 +3354,11 @@ class NoEndpoint(Fault):
 
     def __init__(self, disabled: List[str]) -> None:
         """Of the registry's endpoints only those of the names DISABLED are known."""
-        super().__init__(
-            "no endpoint", (
-                f"the registry sends no events: its endpoint {', '.join(disabled)} is disabled. "
-                "Write `disabled: false`" if disabled else
-                "the registry sends no events: it has no endpoint. Add one with `url: "
-                "http://sts_listener_server:8086/log` under `notifications:` `endpoints:`"
-            ) + " in its config.yml, and restart it.", "it has an endpoint to send events to")
+        why = (f"its endpoint {', '.join(disabled)} is disabled. Write `disabled: false`"
+               if disabled else "it has no endpoint. Add one with `url: "
+               "http://sts_listener_server:8086/log` under `notifications:` `endpoints:`")
+        super().__init__("no endpoint", f"the registry sends no events: {why} in its config.yml, "
+                         "and restart it.", "it has an endpoint to send events to")
 
 
 class ShortTimeout(Fault):
@@ -3516,8 +3507,7 @@ class Trouble:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
                 said += self._note(ShortTimeout(endpoint.url, endpoint.timeout), at)
         return said + [f"the registry was started anew: {over}" for over in self._end(
-            lambda fault: fault.last < at and fault.ends_with_start(urls),
-            say=operator.attrgetter("over_with_start"))]
+            lambda fault: fault.last < at and fault.ends_with_start(urls), say="over_with_start")]
 
     def _note(self, fault: Fault, at: float) -> List[str]:
         """The log tells of FAULT, perhaps once more; returns sentences to say."""
@@ -3525,27 +3515,29 @@ class Trouble:
         fault = self._faults.get(key, fault)
         fault.sentence = sentence
         fault.tell(at)
-        if fault.lasts:
-            return fault.news()
-        self._faults.pop(key, None)
-        self._faults[key] = fault
-        keep_latest(self._faults, MAX_FAULTS)
-        if fault.ends_with_event and at <= self._arrived and not fault.recurring:
-            return []  # an older line comes late: it is over already
-        fault.lasts, fault.recurring = True, at - fault.doubted < RECURRING_SECONDS
-        fault.said.clear()
-        return fault.news()
+        if not fault.lasts:
+            self._faults.pop(key, None)
+            self._faults[key] = fault
+            keep_latest(self._faults, MAX_FAULTS)
+            if fault.ends_with_event and at <= self._arrived and not fault.recurring:
+                return []  # an older line comes late: it is over already
+            fault.lasts, fault.recurring = True, at - fault.doubted < RECURRING_SECONDS
+            fault.said.clear()
+        if fault.recurring or sentence in fault.said or len(fault.said) == fault.max_reasons:
+            return []
+        fault.said.add(sentence)
+        return [sentence]
 
     def _end(self, is_over: Callable[[Fault], bool], doubted: float = -math.inf,
-             say: Callable[[Fault], str] = operator.attrgetter("over")) -> List[str]:
-        """End the faults that IS_OVER holds for; returns what to SAY of that, each thing once.
+             say: str = "over") -> List[str]:
+        """End the faults that IS_OVER holds for; returns what they SAY of that, each thing once.
 
         DOUBTED: when that was, if what says so may come from another registry.
         """
         over = list(filter(is_over, self._lasting()))
         for fault in over:
             fault.lasts, fault.doubted = False, doubted
-        return list(dict.fromkeys(say(fault) for fault in over if not fault.recurring))
+        return list(dict.fromkeys(getattr(fault, say) for fault in over if not fault.recurring))
 
 
 class EventCount:
