@@ -3707,9 +3707,8 @@ def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[E
     yield from lines.caveats.standing()
 
 
-HIDDEN_TYPES = {"application/octet-stream": "layer",
-                **dict.fromkeys(KNOWN_TYPES, "image of that type")}
-HIDDEN_ACTIONS = {"pull": "pull", "push": "push"}
+HIDDEN = {"pull": "pull", "push": "push", "application/octet-stream": "layer",
+          **dict.fromkeys(KNOWN_TYPES, "image of that type")}
 
 
 def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
@@ -3730,14 +3729,12 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
     if 0 < timeout < LEAST_TIMEOUT:
         yield ShortTimeout(url, timeout).sentence
     ignored = child(endpoint, "Ignore")
-    for where, hiding, hidden in (
-            ("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes"), HIDDEN_TYPES),
-            ("ignore: mediatypes:", array(ignored, "MediaTypes"), HIDDEN_TYPES),
-            ("ignore: actions:", array(ignored, "Actions"), HIDDEN_ACTIONS)):
-        for name in hidden:
-            if name in hiding:
-                yield (f"the registry hides every {hidden[name]} from {url}: its `{where}` lists "
-                       f"`{name}`. Take that out of its config.yml, and restart it.")
+    for where, names in (("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes")),
+                         ("ignore: mediatypes:", array(ignored, "MediaTypes")),
+                         ("ignore: actions:", array(ignored, "Actions"))):
+        for name in filter(names.__contains__, HIDDEN):
+            yield (f"the registry hides every {HIDDEN[name]} from {url}: its `{where}` lists "
+                   f"`{name}`. Take that out of its config.yml, and restart it.")
 
 
 def debug_findings(variables: Any) -> List[str]:
@@ -3746,12 +3743,11 @@ def debug_findings(variables: Any) -> List[str]:
     Its members are the fields of EndpointConfig and EndpointMetrics in distribution's
     notifications/endpoint.go and metrics.go; times are in nanoseconds.
     """
-    for name in ("registry", "notifications"):
-        variables = child(variables, name) if isinstance(variables, dict) else {}
-    endpoints = [item for item in array(variables, "endpoints") if isinstance(item, dict)]
+    registry = child(variables, "registry") if isinstance(variables, dict) else {}
+    endpoints = array(child(registry, "notifications"), "endpoints")[:MAX_FAULTS]
     if not endpoints:
         return [NoEndpoint([]).sentence]
-    return [finding for endpoint in endpoints[:MAX_FAULTS]
+    return [finding for endpoint in endpoints if isinstance(endpoint, dict)
             for finding in _endpoint_findings(endpoint)]
 
 
