@@ -3831,10 +3831,9 @@ def _outcome(change: Change, now: float) -> List[str]:
     sent, known = total_sent(blobs), sum(blob.sent or 0 for blob in blobs.values())
     after = f"after {max(0, pull.end[0] - pull.started):.0f} s"
     if change.verdict == "complete":
-        asked = {digest for image in pull.platforms for digest in image.order if digest in blobs}
-        rest = pull.layers - len(asked) if pull.sizes else 0
+        rest = {digest for image in pull.platforms for digest in image.order} - blobs.keys()
         return ["complete", f"{byte_size(sent)} {after}",
-                f"{counted(rest, 'layer')} there already" if rest > 0 else ""]
+                f"{counted(len(rest), 'layer')} there already" if rest else ""]
     if change.verdict == "interrupted":
         share = f" ({percent(known, pull.size)})" if pull.size else ""
         least = "" if sent is not None else "at least "
@@ -3849,9 +3848,9 @@ def _outcome(change: Change, now: float) -> List[str]:
     if change.verdict == "unknown" and sent is None:
         return ["unknown", "the registry's log does not tell how much was sent"]
     if change.verdict == "unknown":
-        rest = len(set(pull.sizes or ()) - set(blobs))
+        rest = pull.sizes.keys() - blobs.keys()
         return ["unknown", f"{byte_size(sent)} {after}",
-                f"whether the client had the other {counted(rest, 'blob')} is not known"]
+                f"whether the client had the other {counted(len(rest), 'blob')} is not known"]
     return [change.verdict]
 
 
