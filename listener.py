@@ -3202,10 +3202,7 @@ class Caveats:
 
 def url_host(url: str) -> str:
     """The host of URL; "" if it has none."""
-    try:
-        return urllib.parse.urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+    return host(url.partition("://")[2].partition("/")[0].rpartition("@")[2]).lower()
 
 
 def is_own_host(url: str) -> bool:
@@ -3307,10 +3304,9 @@ class Fault:
     def text(self, now: float) -> str:
         if not self.last:
             return self.sentence  # nothing tells when
-        if self.times < 2:
-            return f"{self.sentence} (At {clock(self.last, now)}.)"
-        return (f"{self.sentence} ({self.times} times, from {clock(self.first, now)} to "
-                f"{clock(self.last, now)}.)")
+        first, last = clock(self.first, now), clock(self.last, now)
+        when = f"{self.times} times, from {first} to {last}" if self.times > 1 else f"At {last}"
+        return f"{self.sentence} ({when}.)"
 
 
 class NotRunning(Fault):
