@@ -3157,8 +3157,7 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 # The event, or the request, may be another registry's: a fault that comes back within
 # RECURRING_SECONDS was not over. From then on no event ends it, and nothing more is said of it.
 
-MAX_FAULTS = 20  # remembered; also endpoints of a registry
-MAX_STARTS = 20  # of registries, whose endpoints are remembered
+MAX_FAULTS = 20  # remembered; also endpoints of a registry, and starts whose endpoints are
 LEAST_TIMEOUT = .1  # seconds; a smaller one lacks its unit
 MENDED_SECONDS = 300  # the registry would have tried again: its backoff is seconds
 RETRY_SECONDS = 15  # usual time between two of its attempts
@@ -3424,9 +3423,10 @@ class Trouble:
         return sorted({fault.name for fault in self._faults.values() if not fault.lasts})
 
     @property
-    def latest_endpoints(self) -> List[Endpoint]:
-        """Those of the registry that has started last."""
-        return next(reversed(self._endpoints.values()), [])
+    def urls(self) -> List[str]:
+        """Where the registry that has started last sends its events."""
+        endpoints = next(reversed(self._endpoints.values()), [])
+        return sorted({endpoint.url for endpoint in endpoints if endpoint.url})
 
     def _lasting(self) -> List[Fault]:
         return [fault for fault in self._faults.values() if fault.lasts]
@@ -3492,7 +3492,7 @@ class Trouble:
     def _endpoints_of(self, instance: str) -> List[Endpoint]:
         endpoints = self._endpoints.setdefault(instance, [])
         del endpoints[MAX_FAULTS:]
-        keep_latest(self._endpoints, MAX_STARTS)
+        keep_latest(self._endpoints, MAX_FAULTS)
         return endpoints
 
     def _started(self, endpoints: List[Endpoint], at: float) -> List[str]:
@@ -3572,9 +3572,8 @@ class EventCount:
             self.hosts[registry] = None
 
     def text(self, now: float) -> str:
-        arrived = "No event arrived"
-        if self.events:
-            arrived = f"{counted(self.events, 'event')} arrived, {self.pulls} of them of pulls"
+        arrived = (f"{counted(self.events, 'event')} arrived, {self.pulls} of them of pulls"
+                   if self.events else "No event arrived")
         if math.isfinite(self.last):
             arrived += f", the last at {clock(self.last, now)}"
         if len(self.hosts) > 1:
@@ -3644,10 +3643,8 @@ NO_WAIT = ("the registry does not wait for the answer. Write `timeout: 1s` for t
 REPEATS = f"events come again and again, and no new ones: {NO_WAIT}"
 
 
-def _missing_events(events: EventCount, lines: LineCount,
-                    endpoints: Iterable[Endpoint]) -> Iterator[str]:
-    """What kind of events is missing; ENDPOINTS are those that the registry has told of."""
-    urls = sorted({endpoint.url for endpoint in endpoints if endpoint.url})
+def _missing_events(events: EventCount, lines: LineCount, urls: List[str]) -> Iterator[str]:
+    """What kind of events is missing; the registry has told that it sends them to URLS."""
     if events.layers or events.pulls and lines.requests and not lines.blobs:
         return
     if events.unreadable and not events.events:
@@ -3674,10 +3671,10 @@ def _missing_events(events: EventCount, lines: LineCount,
                f"that. Its log says more: {CHECK_ITS_LOG}")
 
 
-def arrival_findings(events: EventCount, lines: LineCount, endpoints: Iterable[Endpoint],
+def arrival_findings(events: EventCount, lines: LineCount, urls: List[str],
                      now: float) -> Iterator[str]:
     """What is wrong with the EVENTS that have arrived, judged by the LINES; worst first."""
-    yield from _missing_events(events, lines, endpoints)
+    yield from _missing_events(events, lines, urls)
     if math.isfinite(events.last) and lines.last - events.last > LONG_AGO:
         yield (f"the last event is of {clock(events.last, now)}, but the registry has answered "
                f"requests since, until {clock(lines.last, now)}: it cannot send, or the listener "
@@ -5171,7 +5168,7 @@ def check(options: argparse.Namespace) -> int:
                         "runs, or name its log.")
     if events.events or not trouble.standing(now):
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
-        findings += arrival_findings(events, lines, trouble.latest_endpoints, now)
+        findings += arrival_findings(events, lines, trouble.urls, now)
     said = list(dict.fromkeys(findings))
     if not missing:
         mended = [] if findings else trouble.mended
