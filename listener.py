@@ -3778,11 +3778,9 @@ def image_blobs(target: dict) -> Dict[str, int]:
 def event_line(event: dict, now: Optional[float] = None) -> str:
     """One line for one event, whatever its action; with its date if NOW is another day."""
     target, request = child(event, "target"), child(event, "request")
-    stamp = text_of(event, "timestamp")
-    try:
-        when = clock(seconds(stamp), now)
-    except (ValueError, OverflowError, OSError):
-        when = stamp[11:19] or "--:--:--"
+    when = "--:--:--"
+    with contextlib.suppress(ValueError):
+        when = clock(seconds(text_of(event, "timestamp")), now)
     repository, digest = text_of(target, "repository"), short(text_of(target, "digest"))
     if is_blob(target):
         origin = text_of(target, "fromRepository")
@@ -3813,9 +3811,8 @@ def push_object(event: dict) -> Optional[Dict[str, Any]]:
                             text_of(target, "digest")),
         "size": sum(blobs.values()) if blobs else None,
         "layers": len(blobs) - 1 if blobs else None,
-        "client": host(text_of(request, "addr")),
-        "user": text_of(child(event, "actor"), "name") or None,
-        "agent": text_of(request, "useragent")}
+        "client": host(text_of(request, "addr")), "agent": text_of(request, "useragent"),
+        "user": text_of(child(event, "actor"), "name") or None}
 
 
 def _outcome(change: Change, now: float) -> List[str]:
