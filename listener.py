@@ -3210,6 +3210,8 @@ def is_own_host(url: str) -> bool:
     return name in ("localhost", "0.0.0.0", "::", "::1") or name.startswith("127.")
 
 
+WITH_UNIT = ("In the registry's config.yml write `timeout: 1s`, and restart it: without a unit the "
+             "number is nanoseconds.")
 OWN_HOST = ("In a container {host} is that container: in the registry's config.yml, let `url:` "
             "name the listener's service or container, as in `url: "
             "http://sts_listener_server:8086/log`, or, if the listener runs without one, this "
@@ -3238,15 +3240,14 @@ CAUSES = (  # the registry's words, a name if those are none, and what to do
      "Let `url:` use a name that the listener's certificate has, or make one for {host}."),
     (r"x509|certificate", "x509, its certificate is not accepted",
      "Give the registry's container the certificate of whoever signed the listener's, as a file "
-     "named in SSL_CERT_FILE, and let `url:` use a name that the listener's certificate has."),
+     "named in SSL_CERT_FILE."),
     (r"HTTP response to HTTPS|first record does not look like a TLS",
      "server gave HTTP response to HTTPS client",
      "The listener speaks plain http: write http:// in `url:`, or start it with --tls-cert and "
      "--tls-key."),
     (r"deadline exceeded|[Tt]imeout|request canceled", "no answer within its timeout",
-     "In the registry's config.yml write `timeout: 1s`: without a unit the number is nanoseconds, "
-     "and every event comes again and again. If there is a unit, a firewall drops what is sent, or "
-     "what listens there is overloaded."),
+     f"{WITH_UNIT} If there is one, a firewall drops what is sent, or what listens there is "
+     "overloaded."),
     (r"connection reset|\bEOF|malformed HTTP|broken pipe", "the connection was closed",
      "What listens there may speak https: then write https:// in `url:`."),
     (r"status 40[13]\b.*", "",
@@ -3360,9 +3361,7 @@ class ShortTimeout(Fault):
     def __init__(self, url: str, timeout: float) -> None:
         super().__init__(
             "short timeout", f"the registry gives {url} only {timeout * 1e9:.0f} ns to answer, so "
-            "every event comes again and again: without a unit the number is nanoseconds. Write "
-            "`timeout: 1s` in the registry's config.yml, and restart it.",
-            f"it gives {url} enough time", url)
+            f"every event comes again and again. {WITH_UNIT}", f"it gives {url} enough time", url)
 
 
 class UntrustedKey(Fault):
@@ -3638,8 +3637,7 @@ def telling_lines(lines: Iterable[str]) -> Iterator[str]:
 IN_CONFIG = "In the registry's config.yml, under `notifications:`, "
 LONG_AGO = 60  # seconds between an event and what should have made another
 OFTEN = 10  # repeats of an event: with fewer, an answer was lost now and then
-NO_WAIT = ("the registry does not wait for the answer. Write `timeout: 1s` for the endpoint: "
-           "without a unit the number is nanoseconds.")
+NO_WAIT = f"the registry does not wait for the answer. {WITH_UNIT}"
 REPEATS = f"events come again and again, and no new ones: {NO_WAIT}"
 
 
