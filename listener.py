@@ -3289,10 +3289,6 @@ class Fault:
         self.times = 0
         self.said: Set[str] = set()  # sentences, since it began
 
-    def ends_with_start(self, urls: Set[str]) -> bool:
-        """Whether it is over when a registry starts, sends events to URLS, and tells not of it."""
-        return True
-
     def tell(self, at: float) -> None:
         """It was told of once more, AT that time; 0: nothing tells when."""
         self.first = min(self.first, at or math.inf)
@@ -3341,9 +3337,6 @@ class CannotSend(Fault):
                          f"the registry can send to {url} again", url)
         self.over_with_start = f"it sends nothing to {url} any more"
 
-    def ends_with_start(self, urls: Set[str]) -> bool:
-        return self.url not in urls
-
 
 class NoEndpoint(Fault):
     ends_with_event = True
@@ -3372,9 +3365,6 @@ class UntrustedKey(Fault):
             "can push or pull. Let its `rootcertbundle` be the certificate of the token server's "
             "key. registry:3 also needs `disable_legacy_key_id: true` under `token:` in the "
             "configuration of docker_auth.", "the registry trusts the token server's key again")
-
-    def ends_with_start(self, urls: Set[str]) -> bool:
-        return False
 
 
 class Endpoint(NamedTuple):
@@ -3502,7 +3492,8 @@ class Trouble:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
                 said += self._note(ShortTimeout(endpoint.url, endpoint.timeout), at)
         return said + [f"the registry was started anew: {over}" for over in self._end(
-            lambda fault: fault.last < at and fault.ends_with_start(urls), say="over_with_start")]
+            lambda fault: fault.last < at and not isinstance(fault, UntrustedKey) and not (
+                isinstance(fault, CannotSend) and fault.url in urls), say="over_with_start")]
 
     def _note(self, fault: Fault, at: float) -> List[str]:
         """The log tells of FAULT, perhaps once more; returns sentences to say."""
