@@ -3221,8 +3221,7 @@ CAUSES = (  # the registry's words, a name if those are none, and what to do
     (r"proxyconnect", "its proxy cannot be reached",
      "The registry sends through a proxy: in the environment of its container add {host} to "
      "NO_PROXY, or take HTTP_PROXY and HTTPS_PROXY away, and start it anew."),
-    (r"unsupported protocol scheme", "",
-     "Write http:// before the listener's name in `url:`."),
+    (r"unsupported protocol scheme", "", "Write http:// before the listener's name in `url:`."),
     (r"connection refused", "",
      "Nothing listens there: start the listener (docker start {host}), or correct the port in "
      "`url:`. If {host} is a service: docker compose up -d {host}. In a container the listener "
@@ -3232,8 +3231,7 @@ CAUSES = (  # the registry's words, a name if those are none, and what to do
      "registry (docker network connect NETWORK {host}), or `url:` in the registry's config.yml "
      "misspells its name. If {host} is a service: docker compose up -d {host}."),
     (r"network is unreachable|no route to host", "no route to it",
-     "The registry and the listener are on no common network: docker network connect NETWORK "
-     "{host}."),
+     "The registry is on no network with it: docker network connect NETWORK {host}."),
     (r"x509: certificate has expired or is not yet valid", "",
      "Make another for the listener, and send it SIGHUP; or set the clock."),
     (r"x509: certificate is (?:valid for|not valid for any) .*", "",
