@@ -3157,7 +3157,7 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 # The event, or the request, may be another registry's: a fault that comes back within
 # RECURRING_SECONDS was not over. From then on no event ends it, and nothing more is said of it.
 
-MAX_FAULTS = 20  # remembered; also endpoints of a registry, and starts whose endpoints are
+MAX_FAULTS = 20  # remembered; also registries, and endpoints of each
 LEAST_TIMEOUT = .1  # seconds; a smaller one lacks its unit
 MENDED_SECONDS = 300  # the registry would have tried again: its backoff is seconds
 RETRY_SECONDS = 15  # usual time between two of its attempts
@@ -3420,8 +3420,7 @@ class Trouble:
 
     def standing(self, now: float) -> List[str]:
         """The faults that last, a few sentences each, worst first."""
-        return [fault.text(now)
-                for fault in sorted(self._lasting(), key=operator.attrgetter("rank"))]
+        return [fault.text(now) for fault in sorted(self._lasting(), key=lambda one: one.rank)]
 
     def feed(self, line: str) -> List[str]:
         """Take in a LINE of a registry's log, as for `log_fields`; returns sentences to say."""
@@ -3452,8 +3451,7 @@ class Trouble:
         Events are sent in order: if one has arrived that happened after the registry began to fail,
         those that it could not send have, too.
         """
-        self._end(lambda fault: (
-            fault.ends_with_event and fault.began <= last + SAME_EVENT_SECONDS))
+        self._end(lambda fault: fault.ends_with_event and fault.began <= last + SAME_EVENT_SECONDS)
 
     def _take(self, fields: Dict[str, Any], at: float) -> List[str]:
         message, instance = _field(fields, "msg"), _field(fields, "instance.id")
@@ -3527,15 +3525,12 @@ class Trouble:
 class EventCount:
     """What has arrived, by the lines of log.log."""
 
-    REMEMBERED = 10_000  # ids, of the last events
-    MAX_HOSTS = 10
-
     def __init__(self) -> None:
         self.events = self.pulls = self.layers = self.repeats = self.unreadable = 0
         self.without_references = False  # the last manifest's event
         self.hosts: Dict[str, None] = {}
         self.last = -math.inf  # when the last event happened, in seconds since 1970
-        self._ids = Remembered(self.REMEMBERED)
+        self._ids = Remembered(10_000)  # of the last events
 
     def feed(self, line: bytes) -> None:
         try:
@@ -3556,7 +3551,7 @@ class EventCount:
             self.pulls += 1
             self.layers += is_blob(target)
         registry = text_of(child(event, "request"), "host")
-        if registry and len(self.hosts) < self.MAX_HOSTS:
+        if registry and len(self.hosts) < MAX_FAULTS:
             self.hosts[registry] = None
 
     def text(self, now: float) -> str:
@@ -3699,9 +3694,8 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
         statuses = ", ".join(shown(f"{number} times {status}") for status, number
                              in itertools.islice(child(counts, "Statuses").items(), MAX_FAULTS))
         yield (f"{counted(waiting, 'event')} wait to be sent to {url}: "
-               f"{counted(failures + errors, 'time')} it could not be done"
-               f"{f' ({statuses})' if statuses else ''}. The registry's log says why: "
-               f"{CHECK_ITS_LOG}")
+               f"{counted(failures + errors, 'time')} it could not be done "
+               f"({statuses or 'no answer'}). The registry's log says why: {CHECK_ITS_LOG}")
     if is_own_host(url) and not counts.get("Successes"):
         yield (f"the registry sends its events to {url}, and none has got there. "
                + OWN_HOST.format(host=url_host(url)))
