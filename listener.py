@@ -3581,13 +3581,12 @@ class LineCount:
 
     def feed(self, line: str) -> None:
         self.lines += 1
-        if "response completed" not in line:
-            return
-        self.requests += "completed with error" not in line  # these come at level warn, too
-        with contextlib.suppress(ValueError):
-            fact = line_fact(line)
-            if fact and fact.ended and fact.status:
-                self._take(fact)
+        if "response completed" in line:
+            self.requests += "completed with error" not in line  # these come at level warn, too
+            with contextlib.suppress(ValueError):
+                fact = line_fact(line)
+                if fact and fact.status:
+                    self._take(fact)
 
     def _take(self, fact: Fact) -> None:
         self.blobs += 1
@@ -3699,7 +3698,7 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
     if is_own_host(url) and not counts.get("Successes"):
         yield (f"the registry sends its events to {url}, and none has got there. "
                + OWN_HOST.format(host=url_host(url)))
-    timeout = (amount(endpoint.get("Timeout")) or 0) / 1e9
+    timeout = (amount(endpoint.get("Timeout")) or 0) / 1e9  # it is in nanoseconds
     if 0 < timeout < LEAST_TIMEOUT:
         yield ShortTimeout(url, timeout).sentence
     ignored = child(endpoint, "Ignore")
@@ -3712,11 +3711,7 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
 
 
 def debug_findings(variables: Any) -> List[str]:
-    """What is wrong by the debug server of a registry: the object of its /debug/vars.
-
-    Its members are the fields of EndpointConfig and EndpointMetrics in distribution's
-    notifications/endpoint.go and metrics.go; times are in nanoseconds.
-    """
+    """What is wrong by a registry's /debug/vars, of distribution's notifications/metrics.go."""
     registry = child(variables, "registry") if isinstance(variables, dict) else {}
     endpoints = array(child(registry, "notifications"), "endpoints")[:MAX_FAULTS]
     if not endpoints:
