@@ -3405,6 +3405,11 @@ class Trouble:
         return any(isinstance(fault, CannotSend) for fault in self._lasting())
 
     @property
+    def keeps_all_away(self) -> bool:
+        """Whether it is known why no event comes."""
+        return any(not isinstance(fault, ShortTimeout) for fault in self._lasting())
+
+    @property
     def mended(self) -> List[str]:
         """The names of the last faults that are over."""
         return sorted({fault.name for fault in self._faults.values() if not fault.lasts})
@@ -3487,6 +3492,7 @@ class Trouble:
         for endpoint in endpoints:
             if endpoint.url and endpoint.timeout < LEAST_TIMEOUT:
                 said += self._note(ShortTimeout(endpoint.url, endpoint.timeout), at)
+        # What this start tells of once more is not older than it.
         return said + [f"the registry was started anew: {over}" for over in self._end(
             lambda fault: fault.last < at and not isinstance(fault, UntrustedKey) and not (
                 isinstance(fault, CannotSend) and fault.url in urls), say="over_with_start")]
@@ -3705,9 +3711,10 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
     for where, names in (("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes")),
                          ("ignore: mediatypes:", array(ignored, "MediaTypes")),
                          ("ignore: actions:", array(ignored, "Actions"))):
-        for name in filter(names.__contains__, HIDDEN):
-            yield (f"the registry hides every {HIDDEN[name]} from {url}: its `{where}` lists "
-                   f"`{name}`. Take that out of its config.yml, and restart it.")
+        for name in HIDDEN:
+            if name in names:
+                yield (f"the registry hides every {HIDDEN[name]} from {url}: its `{where}` lists "
+                       f"`{name}`. Take that out of its config.yml, and restart it.")
 
 
 def debug_findings(variables: Any) -> List[str]:
@@ -3755,7 +3762,7 @@ def event_line(event: dict, now: Optional[float] = None) -> str:
     """One line for one event, whatever its action; with its date if NOW is another day."""
     target, request = child(event, "target"), child(event, "request")
     when = "--:--:--"
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError, OSError):
         when = clock(seconds(text_of(event, "timestamp")), now)
     repository, digest = text_of(target, "repository"), short(text_of(target, "digest"))
     if is_blob(target):
@@ -5139,7 +5146,7 @@ def check(options: argparse.Namespace) -> int:
     if missing:
         findings.append(f"there is no {DEFAULT_LOG}: run this in the folder where the listener "
                         "runs, or name its log.")
-    if events.events or not trouble.standing(now):
+    if events.events or not trouble.keeps_all_away:
         findings += [] if lines.requests else [f"pulls end as unknown: {note}" for note in notes]
         findings += arrival_findings(events, lines, trouble.urls, now)
     said = list(dict.fromkeys(findings))

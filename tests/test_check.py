@@ -406,6 +406,15 @@ def test_a_log_that_lacks_the_start_is_no_fault_if_events_arrive(tmp_path):
         assert notices(listener) == []
 
 
+def test_a_short_timeout_does_not_hide_why_no_event_comes(tmp_path):
+    start = [line.replace("timeout=1s", "timeout=500ns") for line in recorded("local", 2)
+             if "httpSink" not in line]
+    assert "timeout=500ns" in str(start)
+    status, out, _ = run(tmp_path, "check", "--registry-log", "-", given="\n".join(start).encode())
+    assert status == 1 and "only 500 ns" in out
+    assert "No event has arrived. The registry sends its events to http://" in out
+
+
 def test_check_without_any_file_says_what_to_do(tmp_path):
     status, out, err = run(tmp_path, "check")
     assert (status, err) == (1, "")
