@@ -2856,6 +2856,7 @@ class Tracker:
         self._reviews: List[Tuple[float, int, Told]] = []  # a heap
         self._number = itertools.count()
         self._held = self._manifests_held = self._steps = 0
+        self._unreviewed = 0  # requests that came since the last review
         self._news: List[Change] = []
 
     def __iter__(self) -> Iterator[Pull]:
@@ -2881,7 +2882,9 @@ class Tracker:
             request = self._requests[fact.request] = Request(fact, manifest, self.now)
             self._held += request.held
             self._converse(fact, request)
-            if self._too_much(1.5):  # all within a second, so that no tick sees to it
+            self._unreviewed += 1
+            # So many within a second: no tick has seen to them.
+            if self._unreviewed > self.MAX_PULLS / 4 and self._too_much(1.25):
                 self._news = self.review(self.now)
         elif fact.kind == "blob" and not request.manifest:
             self._learn_more(fact, request)
@@ -3006,7 +3009,7 @@ class Tracker:
 
     def review(self, now: float) -> List[Change]:
         """As `tick`, also if less than a second has passed since the last."""
-        self.now, self._next_review = now, now + 1
+        self.now, self._next_review, self._unreviewed = now, now + 1, 0
         self._steps = min(self._steps + self.STEPS, self.MAX_STEPS)
         self._settle(0)
         changes, self._news = self._news, []

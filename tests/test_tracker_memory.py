@@ -180,7 +180,7 @@ def test_a_pull_that_is_forgotten_before_its_conversation_is_settled_stays_so(mo
     monkeypatch.setattr(listener.Tracker, "STEPS", 4)
     life.wait(8000)
     assert [told for told in life.said[said:] if "my/app" in told[2]] == []
-    assert len(life.tracker) == 0
+    assert list(life.tracker) == []
 
 
 def test_limits_take_the_oldest(monkeypatch):
