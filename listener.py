@@ -3016,9 +3016,9 @@ class Tracker:
         due = []
         while self._reviews and self._reviews[0][0] <= now:
             at, _, told = heapq.heappop(self._reviews)
-            if told.pull and told.pull.requests and told.review_at == at:
+            if told.pull and told.review_at == at:
                 told.review_at = math.inf
-                due.append(told.pull)
+                due += [told.pull] if told.pull.requests else []  # else once it is settled
         for pull in sorted(due, key=operator.attrgetter("started")):
             changes += self._review_pull(pull, self._told[pull])
         if not self._next_forgetting - 300 <= now < self._next_forgetting or self._too_much(1.1):
@@ -3079,8 +3079,8 @@ class Tracker:
 
     def _forget_some(self) -> Iterator[Change]:
         """Forget what has been over for long, and the oldest if there is too much."""
-        # A pull without requests is withdrawn when its conversation is settled.
-        old = [pull for pull, told in self._told.items() if pull.requests
+        # What is to be settled may yet change; a pull without requests is withdrawn then.
+        old = [pull for pull, told in self._told.items() if pull.conversation not in self._late
                and told.verdict != "running" and self.now - pull.last_seen > (
                    self.FORGET_COMPLETE if told.verdict == "complete" else self.FORGET_REST)]
         yield from map(self._forget, old)
@@ -3160,7 +3160,7 @@ def replay(tracker: Tracker, events: Iterable[Fact],
 # The event, or the request, may be another registry's: a fault that comes back within
 # RECURRING_SECONDS was not over. From then on no event ends it, and nothing more is said of it.
 
-MAX_FAULTS = 20  # remembered; also registries, and endpoints of each
+MAX_FAULTS = 20  # remembered; also whatever else a registry's log or debug server has many of
 LEAST_TIMEOUT = .1  # seconds; a smaller one lacks its unit
 MENDED_SECONDS = 300  # the registry would have tried again: its backoff is seconds
 RETRY_SECONDS = 15  # usual time between two of its attempts
@@ -3204,7 +3204,7 @@ class Caveats:
 
 def url_host(url: str) -> str:
     """The host of URL; "" if it has none."""
-    return host(url.partition("://")[2].partition("/")[0].rpartition("@")[2]).lower()
+    return host(re.split("[/?#]", url.partition("://")[2])[0].rpartition("@")[2]).lower()
 
 
 def is_own_host(url: str) -> bool:
@@ -3690,8 +3690,9 @@ def arrival_findings(events: EventCount, lines: LineCount, urls: List[str],
     yield from lines.caveats.standing()
 
 
-HIDDEN = {"pull": "pull", "push": "push", "application/octet-stream": "layer",
-          **dict.fromkeys(KNOWN_TYPES, "image of that type")}
+HIDDEN_ACTIONS = {"pull": "pull", "push": "push"}
+HIDDEN_TYPES = {"application/octet-stream": "layer",
+                **dict.fromkeys(KNOWN_TYPES, "image of that type")}
 
 
 def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
@@ -3711,12 +3712,13 @@ def _endpoint_findings(endpoint: Dict[str, Any]) -> Iterator[str]:
     if 0 < timeout < LEAST_TIMEOUT:
         yield ShortTimeout(url, timeout).sentence
     ignored = child(endpoint, "Ignore")
-    for where, names in (("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes")),
-                         ("ignore: mediatypes:", array(ignored, "MediaTypes")),
-                         ("ignore: actions:", array(ignored, "Actions"))):
-        for name in HIDDEN:
+    for where, names, hidden in (
+            ("ignoredmediatypes:", array(endpoint, "IgnoredMediaTypes"), HIDDEN_TYPES),
+            ("ignore: mediatypes:", array(ignored, "MediaTypes"), HIDDEN_TYPES),
+            ("ignore: actions:", array(ignored, "Actions"), HIDDEN_ACTIONS)):
+        for name in hidden:
             if name in names:
-                yield (f"the registry hides every {HIDDEN[name]} from {url}: its `{where}` lists "
+                yield (f"the registry hides every {hidden[name]} from {url}: its `{where}` lists "
                        f"`{name}`. Take that out of its config.yml, and restart it.")
 
 
@@ -4279,7 +4281,7 @@ class Metrics:
         self.write_error: Optional[OSError] = None
         self.input_ended = ""  # why no more of the registry's log comes from standard input
         self.repeats = 0  # how often events came again since the last new one
-        self.last_commit = 0.0  # when the last of either came
+        self.last_commit = 0.0  # when something was to be kept last
         self.build_info = {".".join(map(str, sys.version_info[:3])): 1}
         self.events_total = dict.fromkeys(("pull", "push", "mount", "delete", "other"), 0)
         self.duplicate_events_total = self.write_failing = self.registry_cannot_send = 0
@@ -4530,7 +4532,7 @@ class Console:
             self.warn(*self._refusals.sum_up())
             if self._metrics.events_repeat(now):
                 self._repeating.begin(REPEATS)
-            else:
+            elif not self._metrics.repeats:
                 self._repeating.end()
         self._metrics.pulls_running = len(self._board.running)
         self._metrics.registry_cannot_send = int(self._trouble.cannot_send)

@@ -593,6 +593,8 @@ def debug_server(body):
 @pytest.mark.parametrize("members, finding", [
     ({}, None),
     ({"Timeout": 500}, "only 500 ns to answer"),
+    ({"IgnoredMediaTypes": ["pull"], "Ignore": {"Actions": ["application/octet-stream"]}}, None),
+    ({"url": "http://localhost?x=1", "Metrics": {}}, "In a container localhost is that container"),
     ({"IgnoredMediaTypes": ["application/octet-stream"]},
      "hides every layer from http://listener:8086/log: its `ignoredmediatypes:` lists"),
     ({"Ignore": {"MediaTypes": ["application/octet-stream"], "Actions": None}},

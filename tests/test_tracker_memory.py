@@ -170,16 +170,30 @@ def test_a_pull_whose_only_request_went_elsewhere_is_no_pull(monkeypatch):
     assert not list(tracker)
 
 
-def test_a_pull_that_is_forgotten_before_its_conversation_is_settled_stays_so(monkeypatch):
+@pytest.mark.parametrize("late", [-1, -2, -3])
+def test_a_pull_is_not_forgotten_before_its_conversation_is_settled(monkeypatch, late):
     """As when all steps were spent on another: a layer's event names another agent, late."""
     monkeypatch.setattr(listener.Tracker, "STEPS", 0)
-    *facts, event = sorted(FOO.pull(START, IMAGE), key=lambda fact: fact.event)
+    facts = sorted(FOO.pull(START, IMAGE), key=lambda fact: fact.event)
+    event = facts.pop(late)
     life = Life(*facts).wait(40).hear(event._replace(agent="other/1")).wait(1000)
-    assert "complete" in [pull["verdict"] for pull in life.over]
-    said = len(life.said)
     monkeypatch.setattr(listener.Tracker, "STEPS", 4)
     life.wait(8000)
-    assert [told for told in life.said[said:] if "my/app" in told[2]] == []
+    assert sorted(pull["agent"] for pull in life.over) == [FOO.agent, "other/1"]
+    assert list(life.tracker) == []
+
+
+def test_a_pull_that_was_due_while_it_had_no_requests_is_judged_all_the_same(monkeypatch):
+    """As above; and a request that comes late takes all of a pull away until it is settled."""
+    *facts, event = sorted(FOO.pull(START, IMAGE), key=lambda fact: fact.event)
+    life = Life(*facts)
+    monkeypatch.setattr(listener.Tracker, "STEPS", -1000)
+    other = Client(user="bar", host="10.9.9.9")
+    life.hear(other.begins(START - 10, "late", FIRST), event._replace(agent="other/1"))
+    life.wait(40)
+    monkeypatch.setattr(listener.Tracker, "STEPS", 1000)
+    life.wait(8000)
+    assert FOO.agent in [pull["agent"] for pull in life.over]
     assert list(life.tracker) == []
 
 
