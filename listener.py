@@ -257,13 +257,13 @@ def amount(value: Any) -> Optional[int]:
     return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 
-def _refuse_constant(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
-_decode = _JSON.decode
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+JSON_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+decode_json = JSON_DECODER.decode
+encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def keep_latest(memory: dict, limit: int) -> None:
@@ -600,7 +600,7 @@ class LogFile:
 # What may drive a terminal: DEL, C1, and what turns the direction of text. JSON escapes C0 itself.
 _CONTROLS = {code: f"\\u{code:04x}" for code in (
     *range(0x7f, 0xa0), 0x61c, 0x200e, 0x200f, *range(0x202a, 0x202f), *range(0x2066, 0x206a))}
-_CONTROL = re.compile("[" + "".join(map(chr, _CONTROLS)) + "]")
+CONTROL = re.compile("[" + "".join(map(chr, _CONTROLS)) + "]")
 
 
 def encode_event(event: dict) -> bytes:
@@ -610,19 +610,19 @@ def encode_event(event: dict) -> bytes:
     surrogate, which UTF-8 cannot carry, stays the escape that it came as.
     """
     try:
-        text = _encode(event)
+        text = encode_json(event)
     except RecursionError:
         raise ValueError("an event is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"an event cannot be written as JSON: {error}") from None
-    if (not text.isascii() or "\x7f" in text) and _CONTROL.search(text):
+    if (not text.isascii() or "\x7f" in text) and CONTROL.search(text):
         text = text.translate(_CONTROLS)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _is_event(line: bytes) -> bool:
     try:
-        return isinstance(_decode(line.decode("utf-8")), dict)
+        return isinstance(decode_json(line.decode("utf-8")), dict)
     except RecursionError:
         return True  # deeper than can be read here, but read it was
     except ValueError:
@@ -736,11 +736,11 @@ def _read_json(body: bytes) -> Any:
     """The value of a BODY; ValueError if it is no JSON, or would take long to read or to write."""
     text = body.decode("utf-8")
     if len(body) <= LARGE_BODY:
-        return _decode(text)
+        return decode_json(text)
     values = sum(map(body.count, (b",", b"[", b"{")))  # a value follows each of these
     if values > MAX_VALUES:
         raise ValueError(f"{values} values are over {MAX_VALUES}")
-    if any(itertools.islice(_CONTROL.finditer(text), MAX_CONTROLS, None)):
+    if any(itertools.islice(CONTROL.finditer(text), MAX_CONTROLS, None)):
         raise ValueError(f"over {MAX_CONTROLS} control characters")
     left = MAX_SLOW_NUMBERS  # a registry sends short integers and no fractions
 
@@ -752,7 +752,7 @@ def _read_json(body: bytes) -> Any:
                 raise ValueError("its numbers are too many or too long")
         return kind(digits)
 
-    return json.loads(text, parse_constant=_refuse_constant, parse_int=number,
+    return json.loads(text, parse_constant=refuse_constant, parse_int=number,
                       parse_float=functools.partial(number, kind=float))
 
 
@@ -1590,7 +1590,7 @@ def log_fields(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
                 return {name: _unquoted(value)
                         for name, value in _LOGFMT.findall(line[form.start():])}, line
             try:
-                found, _ = _JSON.raw_decode(line, form.start())
+                found, _ = JSON_DECODER.raw_decode(line, form.start())
             except (ValueError, RecursionError):
                 continue
             if "msg" in found and "time" in found:
@@ -1607,7 +1607,7 @@ def log_fields(line: str, wrappers: int = 4) -> Tuple[Dict[str, Any], str]:
     return {}, line
 
 
-def _field(fields: Dict[str, Any], name: str) -> str:
+def field_of(fields: Dict[str, Any], name: str) -> str:
     return str(fields.get(name, ""))[:MAX_TEXT]
 
 
@@ -1628,30 +1628,31 @@ def _blob_fact(stamp: str, answer: Sequence[Any], registry: str, repository: str
 
 
 def _fields_fact(fields: Dict[str, Any]) -> Optional[Fact]:
-    message, stamp = _field(fields, "msg"), _field(fields, "time")
-    instance = _field(fields, "instance.id")
+    message, stamp = field_of(fields, "msg"), field_of(fields, "time")
+    instance = field_of(fields, "instance.id")
     if message.startswith("listening on"):
         # Other programs say so as well; only a registry has an id.
         return Fact("start", seconds(stamp), stamp, instance=instance) if instance else None
     ended = message.startswith("response completed")
     if not ended and message != "authorized request" or fields.get("http.request.method") != "GET":
         return None
-    blob = _BLOB_URI.search(urllib.parse.unquote(_field(fields, "http.request.uri")))
+    blob = _BLOB_URI.search(urllib.parse.unquote(field_of(fields, "http.request.uri")))
     if not blob:
         return None
-    request, address = _field(fields, "http.request.id"), _field(fields, "http.request.remoteaddr")
+    request = field_of(fields, "http.request.id")
+    address = field_of(fields, "http.request.remoteaddr")
     if not request:
         raise ValueError("no http.request.id")
     return _blob_fact(
-        stamp, [_field(fields, "http.response.duration"), fields["http.response.status"],
+        stamp, [field_of(fields, "http.response.duration"), fields["http.response.status"],
                 fields["http.response.written"]] if ended else (None, None, None),
-        registry=_field(fields, "http.request.host"),
+        registry=field_of(fields, "http.request.host"),
         # Under an http.prefix with /v2/ in it, only this says what the repository is.
-        repository=_field(fields, "vars.name") or blob[1], digest=blob[2], address=address,
-        agent=_field(fields, "http.request.useragent"),
-        user=_field(fields, "auth.user.name") or None, request=request, instance=instance,
-        client_left=bool(_CLIENT_LEFT.search(_field(fields, "err.detail") or message)),
-        in_parts=_field(fields, "http.response.contenttype").startswith("multipart/"))
+        repository=field_of(fields, "vars.name") or blob[1], digest=blob[2], address=address,
+        agent=field_of(fields, "http.request.useragent"),
+        user=field_of(fields, "auth.user.name") or None, request=request, instance=instance,
+        client_left=bool(_CLIENT_LEFT.search(field_of(fields, "err.detail") or message)),
+        in_parts=field_of(fields, "http.response.contenttype").startswith("multipart/"))
 
 
 def line_fact(line: str) -> Optional[Fact]:
@@ -2986,7 +2987,7 @@ class Tracker:
         told = self._told.get(pull)
         if told is None:
             told = self._told[pull] = Told(pull)
-        # While a request is open there is little to tell.
+        # While a request is open there is little to tell: every two seconds will do.
         at = self.now + 2 if pull.open_count and told.verdict == "running" else self.now
         if at < told.review_at:
             self._review_at(told, at)
@@ -3437,7 +3438,7 @@ class Trouble:
             return []
         fields, text = log_fields(line)
         with contextlib.suppress(ValueError):
-            self._latest = seconds(_field(fields, "time"))
+            self._latest = seconds(field_of(fields, "time"))
         at = self._latest  # of one without a time as well: it is newer
         ended = None if fields or text.endswith("unmarshal errors:") else _ENDED.match(text)
         said = self._note(NotRunning(ended[1]), at) if ended else self._take(fields, at)
@@ -3462,17 +3463,17 @@ class Trouble:
         self._end(lambda fault: fault.ends_with_event and fault.began <= last + SAME_EVENT_SECONDS)
 
     def _take(self, fields: Dict[str, Any], at: float) -> List[str]:
-        message, instance = _field(fields, "msg"), _field(fields, "instance.id")
+        message, instance = field_of(fields, "msg"), field_of(fields, "instance.id")
         authorized = message == "authorized request"
         if authorized or message.startswith("response completed"):
             return self._end(lambda fault: authorized and isinstance(fault, UntrustedKey) or (
                 isinstance(fault, NotRunning) and not fault.recurring), at)
-        if _field(fields, "level") == "fatal":
+        if field_of(fields, "level") == "fatal":
             return self._note(NotRunning(message), at)
         if message.startswith("listening on") and instance:
             return self._started(self._endpoints_of(instance), at)
         if message.startswith("retryingsink: error writing event"):
-            found = _SINK.search(_field(fields, "error") or message)
+            found = _SINK.search(field_of(fields, "error") or message)
             return self._note(CannotSend(*found.groups()), at) if found else []
         if found := _UNTRUSTED.match(message):
             return self._note(UntrustedKey(found[1]), at)
@@ -3543,7 +3544,7 @@ class EventCount:
 
     def feed(self, line: bytes) -> None:
         try:
-            event = _decode(line.decode())
+            event = decode_json(line.decode())
             name, target = text_of(event, "id")[:200], child(event, "target")
         except (AttributeError, ValueError, RecursionError):
             self.unreadable += not line.isspace()
@@ -4539,7 +4540,7 @@ class Console:
 
     def _take_event(self, line: bytes) -> None:
         self.warn(*self._trouble.arrived(self._now()))
-        event = _decode(line.decode())
+        event = decode_json(line.decode())
         self._board.follow_event(event)
         action = text_of(event, "action")
         if self._options.verbose or action != "pull":
@@ -4645,7 +4646,7 @@ def logged_event(line: bytes) -> Optional[Fact]:
             b'"action":"push"' in line or b'"method":"HEAD"' in line):
         return None
     try:
-        return event_fact(_decode(line.decode()))
+        return event_fact(decode_json(line.decode()))
     except (AttributeError, RecursionError) as error:
         raise ValueError(f"not an event: {error!r}") from None
 
@@ -4789,7 +4790,7 @@ def recall(log: str, log_end: End, registry_log_end: End, tracker: Tracker, trou
         board.follow(change, last)
     for line in pushes:
         with contextlib.suppress(ValueError, RecursionError):
-            board.follow_event(_decode(line.decode()))
+            board.follow_event(decode_json(line.decode()))
 
 
 def line_time(line: str) -> Optional[float]:
@@ -5086,7 +5087,7 @@ def fetch_debug(url: str) -> Any:
     def fetch() -> None:
         try:
             with opener.open(where, timeout=DEBUG_SECONDS) as answer:
-                result.append(_decode(answer.read(MAX_DEBUG).decode()))
+                result.append(decode_json(answer.read(MAX_DEBUG).decode()))
         except Exception as error:
             result.append(error)
 
