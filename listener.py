@@ -60,6 +60,7 @@ import email.utils
 import errno
 import fcntl
 import functools
+import gc
 import gzip
 import hashlib
 import heapq
@@ -5059,6 +5060,7 @@ def files_of(options: argparse.Namespace) -> Tuple[List[str], List[str]]:
 def list_pulls(options: argparse.Namespace) -> None:
     """Print the pulls in the logs, in the order of their start; raises Problem."""
     logs, registry_logs = files_of(options)
+    gc.set_threshold(50_000)  # hardly anything here is in a cycle that has to be searched for
     counts: collections.Counter = collections.Counter()
     caveats, notes = Caveats(), []
     events = read_apart(logs, logged_event, counts, notes)
