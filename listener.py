@@ -455,10 +455,10 @@ class LogFile:
     """
 
     def __init__(self, path: str, warn: Callable[[str], None], rotation: Optional[Rotation] = None,
-                 is_line: Callable[[bytes], bool] = bool) -> None:
+                 is_line: Optional[Callable[[bytes], bool]] = None) -> None:
         """Open or make PATH, with its folders.
 
-        IS_LINE tells whether some bytes are a whole line of such a file; as a rule all are.
+        IS_LINE tells whether some bytes are a whole line of such a file; if it is None, all are.
         Raises BlockingIOError if the file is in use, and OSError if it cannot be written or its
         last line is no such line.
         """
@@ -479,10 +479,7 @@ class LogFile:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            end = _line_start(file, os.fstat(file).st_size)
-            start = _line_start(file, max(0, end - 1))
-            if end and not self._is_line(os.pread(file, end - start, start)):
-                raise OSError(errno.EINVAL, FOREIGN)
+            self._refuse_foreign(file)
             os.fsync(file)  # a line that a killed listener wrote may not have reached the disk yet
             for name in (folder, os.path.dirname(folder)):
                 self._sync_folder(name)
@@ -491,15 +488,24 @@ class LogFile:
             raise
         return file
 
+    def _refuse_foreign(self, file: int) -> None:
+        """Raise OSError if this is a file that somebody else wrote."""
+        if self._is_line:
+            end = _line_start(file, os.fstat(file).st_size)
+            start = _line_start(file, max(0, end - 1))
+            if end and not self._is_line(os.pread(file, end - start, start)):
+                raise OSError(errno.EINVAL, FOREIGN)
+
     def _mend(self) -> None:
         """Finish or move aside what a crash or another program has left after the last newline."""
         size = os.fstat(self._file).st_size
-        start = _line_start(self._file, size)
-        torn = os.pread(self._file, size - start, start)
-        if torn and self._is_line(torn):
-            os.write(self._file, b"\n")
-        elif torn:
-            self._move_aside(torn, start)
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            start = _line_start(self._file, size) if self._is_line else size
+            torn = os.pread(self._file, size - start, start)
+            if not self._is_line or self._is_line(torn):
+                os.write(self._file, b"\n")
+            else:
+                self._move_aside(torn, start)
         self._seen = os.fstat(self._file).st_size
 
     def _move_aside(self, torn: bytes, start: int) -> None:
