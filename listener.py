@@ -3212,7 +3212,10 @@ class Caveats:
 
 def url_host(url: str) -> str:
     """The host of URL; "" if it has none."""
-    return host(re.split("[/?#]", url.partition("://")[2])[0].rpartition("@")[2]).lower()
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_own_host(url: str) -> bool:
@@ -4621,6 +4624,7 @@ class Console:
 DEFAULT_LOG = os.path.join("listener_log", "log.log")
 REPLAYED_BYTES = 16 << 20  # of each file, to find the pulls that were under way at a restart
 MAX_READ_LINE = 16 << 20  # bytes
+TOO_LONG = b"\0"  # stands for a line with more of them
 Parse = Callable[[bytes], Optional[Fact]]
 _WITHOUT_TIME = re.compile(rb"(?:INFO|WARN|ERRO|DEBU)(?:\x1b\[0m)?\[\d{4}\]")
 
@@ -4638,7 +4642,7 @@ def read_lines(path: str) -> Iterator[bytes]:
                 if len(line) == MAX_READ_LINE and not line.endswith(b"\n"):
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_READ_LINE)
-                    line = b"\0"  # which is no event, and no line of a registry
+                    line = TOO_LONG
                 yield line
     except (EOFError, OSError, zlib.error) as error:
         remedy = "" if isinstance(error, OSError) else (
@@ -4660,6 +4664,8 @@ def logged_event(line: bytes) -> Optional[Fact]:
 
 def logged_line(line: bytes) -> Optional[Fact]:
     """What a line of registry.log says of a pull; ValueError as line_fact."""
+    if line is TOO_LONG:
+        raise ValueError(f"a line of over {MAX_READ_LINE} bytes")
     if not (b"GET" in line and b"/blobs/" in line) and b"listening on" not in line:
         return None
     return line_fact(line.decode("utf-8", "replace").rstrip())

@@ -590,6 +590,13 @@ def test_log_that_tells_of_no_request(text, said, tmp_path):
     assert line.isprintable()
 
 
+def test_a_line_of_the_registrys_log_that_is_too_long_is_counted(tmp_path):
+    (tmp_path / "log.log").write_text("")
+    given = b"x" * (17 << 20) + b"\n"
+    status, _, err = run("log.log", "--registry-log", "-", given=given, folder=tmp_path)
+    assert status == 0 and "1 line could not be read" in err
+
+
 def test_log_without_a_pull_is_no_trouble(tmp_path):
     log, registry_log = Recording("push_only-registry2").write(tmp_path)
     assert shown(log, "--registry-log", registry_log) == []

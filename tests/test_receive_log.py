@@ -81,6 +81,17 @@ def test_a_datagram_that_is_too_long_is_cut_and_says_so(tmp_path):
         assert re.fullmatch(r"y{16366} \[listener: cut after 16384 bytes\]", cut)
 
 
+def test_a_log_that_ends_in_a_long_line_of_whatever_is_gone_on_with(tmp_path):
+    """As a disk may leave it after a power cut: it is a log for people, and no line is refused."""
+    (tmp_path / "listener_log").mkdir()
+    with open(tmp_path / "listener_log" / "registry.log", "wb") as file:
+        file.truncate(70 << 20)  # takes no room on the disk
+    with Listener(tmp_path, "--syslog-port", "0") as listener:
+        listener.syslog(b"<27>1 - - - - - - next")
+        until(lambda: listener.registry_log.read_bytes().endswith(b"\0\nnext\n"))
+        assert listener.stop() == 0
+
+
 def test_a_datagram_is_always_one_line_of_harmless_text(tmp_path):
     with Listener(tmp_path, "--syslog-port", "0") as listener:
         listener.syslog(b"<27>1 - - - - - - a\nb\r\x1b[31m\x00\xff\xc2\x85\xe2\x80\xa8c", b"",
